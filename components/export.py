@@ -1,0 +1,102 @@
+"""A trained model as a SavedModel with the signatures that every task has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from components.config import RunConfig
+from components.input import read_records
+from components.task import Task, TransformOutputs
+from serving.export import export_saved_model
+from serving.warmup import write_warmup_requests
+
+_DTYPES = {"bytes": tf.string, "int64": tf.int64, "float32": tf.float32}
+
+
+def export_model(
+  task: Task,
+  config: RunConfig,
+  model: keras.Model,
+  outputs: TransformOutputs,
+  directory: str,
+  raw_files: Sequence[str] = (),
+) -> None:
+  """Writes the SavedModel of a task.
+
+  Signatures: `serving_default` takes the raw features as clients have them, `serve_tensors` the model's own input
+  tensors, `serve_examples` serialized tf.Examples; `transform_labels` turns serialized raw examples into the ids that
+  the metrics compare.
+
+  Args:
+    task: the application.
+    config: its configuration.
+    model: a built Keras model.
+    outputs: what the Transform stage learned.
+    directory: where the SavedModel goes; appears whole or not at all.
+    raw_files: raw examples for the warm-up requests; none are written without.
+  """
+  layer = outputs.features_layer()
+
+  def serve_features(**features: tf.Tensor) -> dict[str, tf.Tensor]:
+    inputs, _ = task.parse(outputs.transform(layer, features), config, outputs)
+    return task.predict(model, inputs, outputs)
+
+  def serve_tensors(**tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+    inputs = next(iter(tensors.values())) if len(tensors) == 1 else tensors
+    return task.predict(model, inputs, outputs)
+
+  def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+    return serve_features(**tf.io.parse_example(examples, _parsing_spec(task.raw_features)))
+
+  def transform_labels(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+    raw = tf.io.parse_example(examples, _parsing_spec({**task.raw_features, **task.labels}))
+    features = outputs.transform(layer, raw)
+    return {f"{name}_id": features[name] for name in task.labels}
+
+  examples = {"examples": tf.TensorSpec([None], tf.string, name="examples")}
+  endpoints = {
+    "serving_default": (serve_features, _tensor_specs(task)),
+    "serve_tensors": (serve_tensors, task.tensor_inputs(config, outputs)),
+    "serve_examples": (serve_examples, examples),
+    "transform_labels": (transform_labels, examples),
+  }
+  export_saved_model(directory, [layer], endpoints)
+  if raw_files:
+    requests = _warmup_requests(task, raw_files, config.serving.warmup_requests)
+    write_warmup_requests(directory, task.name, requests)
+
+
+def raw_batches(task: Task, raw_files: Sequence[str], batch_size: int) -> tf.data.Dataset:
+  """Batches of (serialized examples, {raw feature: tensor}) as a client would send them."""
+  spec = _parsing_spec(task.raw_features)
+  return (
+    read_records(raw_files).batch(batch_size).map(lambda batch: (batch, tf.io.parse_example(batch, spec)))
+  )
+
+
+def _warmup_requests(task: Task, raw_files: Sequence[str], count: int) -> list[tuple[str, Mapping[str, Any]]]:
+  """Requests of one real example each, in turn for the two signatures that clients call most."""
+  requests = []
+  for serialized, features in raw_batches(task, raw_files, 1).take(count):
+    if len(requests) % 2:
+      requests.append(("serve_examples", {"examples": serialized.numpy()}))
+    else:
+      requests.append(("serving_default", {name: value.numpy() for name, value in features.items()}))
+  return requests
+
+
+def _tensor_specs(task: Task) -> dict[str, tf.TensorSpec]:
+  return {
+    name: tf.TensorSpec([None, *feature.shape], _DTYPES[feature.dtype], name=name)
+    for name, feature in task.raw_features.items()
+  }
+
+
+def _parsing_spec(features: Mapping[str, Any]) -> dict[str, tf.io.FixedLenFeature]:
+  return {
+    name: tf.io.FixedLenFeature(feature.shape, _DTYPES[feature.dtype]) for name, feature in features.items()
+  }

@@ -1,0 +1,105 @@
+"""Materialised examples as batches: the one input pipeline of training, fine-tuning and validation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from components.config import RunConfig
+from components.task import Task, TransformOutputs
+
+# Rows of the sample that TransformOutputs carries.
+_SAMPLE_ROWS = 8
+
+
+def split_files(examples_uri: str, split: str) -> list[str]:
+  """TFRecord files of one split of an Examples artifact, sorted.
+
+  Raises:
+    ValueError: the split has no files.
+  """
+  files = sorted(tf.io.gfile.glob(os.path.join(examples_uri, f"Split-{split}", "*")))
+  if not files:
+    raise ValueError(f"{examples_uri} has no files for the split {split!r}")
+  return files
+
+
+def read_records(files: Sequence[str]) -> tf.data.Dataset:
+  """Serialized tf.Examples (string scalars) of gzipped TFRecord files, in order."""
+  return tf.data.TFRecordDataset(list(files), compression_type="GZIP")
+
+
+def count_examples(files: Sequence[str]) -> int:
+  """Number of records in gzipped TFRecord files; one sequential read."""
+  total = (
+    read_records(files)
+    .batch(1024)
+    .reduce(tf.constant(0, tf.int64), lambda count, batch: count + tf.size(batch, tf.int64))
+  )
+  return int(total.numpy())
+
+
+def load_outputs(transform_graph_uri: str, files: Sequence[str]) -> TransformOutputs:
+  """What the Transform stage learned, with a few transformed examples from `files` as its sample."""
+  outputs = TransformOutputs(transform_graph_uri)
+  batch = next(iter(read_records(files).batch(_SAMPLE_ROWS)))
+  features = tf.io.parse_example(batch, outputs.transformed_feature_spec())
+  sample = {name: _dense(value).numpy() for name, value in features.items()}
+  return TransformOutputs(transform_graph_uri, sample)
+
+
+def train_dataset(
+  task: Task,
+  config: RunConfig,
+  outputs: TransformOutputs,
+  files: Sequence[str],
+  first_epoch: int = 0,
+) -> tf.data.Dataset:
+  """Endless batches (inputs, targets) of the training split, shuffled and augmented.
+
+  Order and augmentation are functions of `config.seed` and the number of the epoch, so that a resumed training sees
+  in its epoch what an uninterrupted one would have seen. Every batch is full.
+  """
+  training = config.training
+  augment = task.augment(config, outputs)
+  parse = _parser(task, config, outputs)
+
+  def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
+    records = read_records(files).shuffle(training.shuffle_buffer, seed=config.seed + epoch)
+    batches = records.batch(training.batch_size, drop_remainder=True)
+    return batches.enumerate().map(lambda step, batch: (tf.stack([config.seed + epoch, step]), batch))
+
+  def finish(seed: tf.Tensor, batch: tf.Tensor) -> tuple[Any, Any]:
+    inputs, targets = parse(batch)
+    if augment is None:
+      return inputs, targets
+    return augment(inputs, targets, tf.cast(seed, tf.int32))
+
+  epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+  batches = epochs.flat_map(epoch_of).map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def eval_dataset(
+  task: Task, config: RunConfig, outputs: TransformOutputs, files: Sequence[str]
+) -> tf.data.Dataset:
+  """Batches (inputs, targets) of a split, in order; the last one may be smaller."""
+  batches = read_records(files).batch(config.training.batch_size)
+  return batches.map(_parser(task, config, outputs), num_parallel_calls=2).prefetch(2)
+
+
+def _parser(task: Task, config: RunConfig, outputs: TransformOutputs) -> Any:
+  """Function from a batch of serialized examples to (inputs, targets)."""
+  spec = outputs.transformed_feature_spec()
+
+  def parse(batch: tf.Tensor) -> tuple[Any, Any]:
+    return task.parse(tf.io.parse_example(batch, spec), config, outputs)
+
+  return parse
+
+
+def _dense(value: Any) -> tf.Tensor:
+  return tf.sparse.to_dense(value) if isinstance(value, tf.SparseTensor) else value

@@ -1,0 +1,266 @@
+"""`deepline`: the command line. TensorFlow and TFX are imported inside the verbs, so that help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+# Set before any verb imports TensorFlow: its start-up notes are not errors of the user's.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BLESSED = 0, 1, 2, 3
+_INTERRUPTED = 130
+
+app = typer.Typer(
+  add_completion=False,
+  no_args_is_help=True,
+  pretty_exceptions_enable=False,
+  context_settings={"help_option_names": ["-h", "--help"]},
+  help="Turns a folder of images, audio or text into a trained, compressed, evaluated and served model.",
+)
+
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="One of `deepline tasks`.")]
+ConfigFile = Annotated[str | None, typer.Option("--config", metavar="F", help="YAML file of keys to change.")]
+Data = Annotated[
+  str | None,
+  typer.Option(
+    "--data", metavar="PATH", help="Folder or archive of raw data; without it, the task's sample."
+  ),
+]
+Overrides = Annotated[
+  list[str] | None,
+  typer.Option("--set", metavar="KEY=VALUE", help="One key, for example training.epochs=20; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+class UserError(Exception):
+  """Something that the user can mend: one line, and the exit status to leave with."""
+
+  def __init__(self, message: str, status: int = EXIT_USAGE):
+    super().__init__(message)
+    self.status = status
+
+
+def main() -> None:
+  """Entry point of the console script."""
+  try:
+    app(standalone_mode=True)
+  except UserError as error:
+    if "--debug" in sys.argv:
+      traceback.print_exc()
+    print(f"deepline: {error}", file=sys.stderr)
+    sys.exit(error.status)
+  except (KeyboardInterrupt, SystemExit) as end:
+    # Typer makes Ctrl-C inside a verb a silent exit with 130.
+    if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+      raise
+    print("deepline: interrupted; the same command goes on from here", file=sys.stderr)
+    sys.exit(EXIT_FAILED)
+  except BrokenPipeError:
+    sys.exit(EXIT_FAILED)
+
+
+def _task(name: str) -> Any:
+  from pipeline.tasks import TASKS
+
+  if name not in TASKS:
+    raise UserError(f"no such task: {name}; choose from {', '.join(TASKS)}")
+  return TASKS[name]
+
+
+def _configured(
+  name: str, config: str | None, overrides: list[str] | None, data: str | None, must_exist: bool = True
+) -> Any:
+  from pipeline.config import ConfigError, load_config
+
+  task = _task(name)
+  try:
+    return task, load_config(task, config, overrides or [], data, must_exist)
+  except ConfigError as error:
+    raise UserError(str(error)) from error
+
+
+@app.command()
+def tasks(as_json: Json = False) -> None:
+  """List the applications."""
+  from pipeline.tasks import TASKS
+
+  for name, task in TASKS.items():
+    summary = (sys.modules[task.read.__module__].__doc__ or "").strip().splitlines()[0]
+    print(json.dumps({"task": name, "summary": summary}) if as_json else f"{name:24} {summary}")
+
+
+@app.command()
+def run(
+  task_name: TaskName,
+  config: ConfigFile = None,
+  data: Data = None,
+  output: Annotated[
+    str | None, typer.Option("--output", metavar="DIR", help="Default: runs/TASK.", show_default=False)
+  ] = None,
+  overrides: Overrides = None,
+  as_json: Json = False,
+  debug: Debug = False,
+) -> None:
+  """Train, compress, evaluate and push a model from raw data."""
+  del debug  # read from the command line by main(), which also sees errors of before
+  task, settings = _configured(task_name, config, overrides, data)
+  from pipeline.local_runner import RunError
+  from pipeline.local_runner import run as run_pipeline
+  from pipeline.progress import StageDisplay
+
+  folder = output or os.path.join("runs", task.name)
+  try:
+    summary = run_pipeline(task, settings, folder, StageDisplay())
+  except RunError as error:
+    if as_json:
+      print(json.dumps({"task": task.name, "status": "failed", "error": str(error)}))
+    raise UserError(str(error), EXIT_FAILED) from error
+  _print_outcome(task.name, folder, summary)
+  if as_json:
+    print(json.dumps(summary))
+  sys.exit(EXIT_DONE if summary["pushed_model"] else EXIT_NOT_BLESSED)
+
+
+def _print_outcome(task_name: str, folder: str, summary: dict[str, Any]) -> None:
+  """The last lines of a run: what came out, and the commands to go on with."""
+  lines = [""]
+  for model, metrics in summary["metrics"].items():
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
+    lines.append(f"{model}: {shown}")
+  lines += [f"not blessed: {failure}" for failure in summary["failures"]]
+  lines.append(f"report: {summary['report']}")
+  if summary["pushed_model"]:
+    base = os.path.join(folder, "serving", task_name)
+    lines += [
+      f"pushed: {summary['pushed_model']}",
+      "serve it: deepline serve " + f"--model_name={task_name} --model_base_path={base}",
+      "ask it:   deepline predict " + f"{task_name} INPUT... --server localhost:8500",
+    ]
+  print("\n".join(lines), file=sys.stderr)
+
+
+@app.command("compile")
+def compile_pipeline(
+  task_name: TaskName,
+  output: Annotated[str, typer.Option("--output", metavar="FILE", help="The pipeline's YAML file.")],
+  config: ConfigFile = None,
+  data: Data = None,
+  overrides: Overrides = None,
+  debug: Debug = False,
+) -> None:
+  """Write the same graph as a Kubeflow pipeline (spec 2.1)."""
+  del debug
+  task, settings = _configured(task_name, config, overrides, data, must_exist=False)
+  from pipeline.kubeflow_compiler import write_pipeline
+
+  try:
+    notes = write_pipeline(task, settings, output)
+  except ValueError as error:
+    raise UserError(str(error)) from error
+  except OSError as error:
+    raise UserError(f"{output}: cannot write it ({error.strerror})", EXIT_FAILED) from error
+  for note in notes:
+    print(f"note: {note}", file=sys.stderr)
+  print(f"wrote {output}", file=sys.stderr)
+
+
+@app.command()
+def serve(
+  model_name: Annotated[str, typer.Option("--model_name", help="Name by which clients ask for the model.")],
+  model_base_path: Annotated[str, typer.Option("--model_base_path", help="Folder of numbered versions.")],
+  port: Annotated[int, typer.Option("--port", help="gRPC port.")] = 8500,
+  host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+  file_system_poll_wait_seconds: Annotated[
+    float, typer.Option("--file_system_poll_wait_seconds", help="Seconds between looks for new versions.")
+  ] = 1,
+  debug: Debug = False,
+) -> None:
+  """Serve a pushed model over TF Serving's gRPC API."""
+  del debug
+  from serving.errors import ServingError
+  from serving.server import run_server
+
+  try:
+    run_server(
+      model_name,
+      model_base_path,
+      port=port,
+      host=host,
+      file_system_poll_wait_seconds=file_system_poll_wait_seconds,
+    )
+  except (ServingError, ValueError, OSError, RuntimeError) as error:
+    raise UserError(str(error), EXIT_FAILED) from error
+
+
+@app.command()
+def predict(
+  task_name: TaskName,
+  inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, or texts for text tasks.")],
+  server: Annotated[str, typer.Option("--server", metavar="HOST:PORT")] = "localhost:8500",
+  model_name: Annotated[
+    str | None, typer.Option("--model_name", help="Default: the task's name.", show_default=False)
+  ] = None,
+  save: Annotated[str | None, typer.Option("--save", metavar="DIR", help="Write rendered pictures.")] = None,
+  timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")] = 30,
+  as_json: Json = False,
+  debug: Debug = False,
+) -> None:
+  """Ask a server about files or texts, one line each, in their order."""
+  del debug
+  task = _task(task_name)
+  from pipeline.prediction import ServingError, predict_inputs
+
+  failed = False
+  try:
+    for answer in predict_inputs(task, inputs, server, model_name or task.name, timeout_s, save):
+      failed |= "error" in answer
+      print(json.dumps(answer) if as_json else _answer_line(answer), flush=True)
+  except ServingError as error:
+    raise UserError(str(error), EXIT_FAILED) from error
+  sys.exit(EXIT_FAILED if failed else EXIT_DONE)
+
+
+def _answer_line(answer: dict[str, Any]) -> str:
+  if "error" in answer:
+    return f"{answer['input']}: error: {answer['error']}"
+  shown = [
+    f"{value:.3f}" if isinstance(value, float) else str(value)
+    for value in answer["outputs"].values()
+    if not isinstance(value, (dict, list))
+  ]
+  return f"{answer['input']}: {' '.join(shown)}"
+
+
+@app.command()
+def runs(
+  output: Annotated[
+    str, typer.Option("--output", metavar="DIR", help="A run's folder, or one of several.")
+  ] = "runs",
+  as_json: Json = False,
+  debug: Debug = False,
+) -> None:
+  """List past runs from ML Metadata."""
+  del debug
+  from pipeline.runs import find_runs, run_table
+
+  try:
+    found = find_runs(output)
+  except ValueError as error:
+    raise UserError(str(error)) from error
+  if as_json:
+    for row in found:
+      print(json.dumps(row))
+  else:
+    run_table(found)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,277 @@
+"""Image classification: a folder of pictures, one sub-folder a class."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from components.config import Fraction, Positive, RunConfig, Section
+from components.preprocessing.augmentation import AugmentationConfig
+from components.task import Feature, Task
+
+
+class PreprocessingConfig(Section):
+  """How pictures are brought to one scale and normalized."""
+
+  # "auto": the median of the data set's shorter sides, at most `max_auto_side`.
+  height: Positive | Literal["auto"] = "auto"
+  width: Positive | Literal["auto"] = "auto"
+  channels: Literal[1, 3, "auto"] = "auto"
+  max_auto_side: Positive = 128
+  scaling: Literal["stretch", "pad", "crop"] = "crop"
+  normalization: Literal["standardize", "global_contrast", "local_contrast"] = "standardize"
+  # Global contrast normalization: s, lambda and epsilon of the textbook's equation, on pixels in [0, 255].
+  gcn_scale: Annotated[float, Field(gt=0)] = 1.0
+  gcn_bias: Annotated[float, Field(ge=0)] = 10.0
+  gcn_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+  # Local contrast normalization: standard deviation of the Gaussian window, and the floor of the contrast.
+  lcn_window_stddev_px: Annotated[float, Field(gt=0)] = 2.0
+  lcn_epsilon: Annotated[float, Field(gt=0)] = 10.0
+  lcn_across_channels: bool = False
+
+
+class ModelConfig(Section):
+  """Which network, and how large."""
+
+  # "resnet", or the name of any architecture in keras.applications, for example "MobileNetV2".
+  architecture: str = "resnet"
+  # The residual network: channels of each stage, and blocks in each.
+  widths: tuple[Positive, ...] = (32, 64, 128)
+  blocks_per_stage: Positive = 1
+  dropout: Fraction = 0.0
+  # keras.applications only: a local .weights.h5 or .keras file of its own weights.
+  weights: str | None = None
+
+
+class ImageClassificationConfig(RunConfig):
+  """The settings of an image classification run."""
+
+  task: Literal["image_classification"] = "image_classification"
+  preprocessing: PreprocessingConfig = PreprocessingConfig()
+  augmentation: AugmentationConfig = AugmentationConfig()
+  model: ModelConfig = ModelConfig()
+
+
+def read(data: Any) -> Any:
+  """Reader of class folders, split folders and archives of them."""
+  from components.example_gen.image import ImageFolderReader
+
+  return ImageFolderReader(data.path, max_pixels=data.max_pixels, examples_per_chunk=data.examples_per_shard)
+
+
+def resolve(config: RunConfig) -> RunConfig:
+  """Fills an "auto" height, width and number of channels from a sample of the data set's pictures."""
+  from components.example_gen.image import ImageFolderReader, probe
+
+  section = config.preprocessing
+  if "auto" not in (section.height, section.width, section.channels):
+    return config
+  found = probe(ImageFolderReader(config.data.path, max_pixels=config.data.max_pixels))
+  side = min(found.median_side_px, section.max_auto_side)
+  values = {"height": side, "width": side, "channels": found.channels}
+  values = {name: value for name, value in values.items() if getattr(section, name) == "auto"}
+  return config.model_copy(update={"preprocessing": section.model_copy(update=values)})
+
+
+def preprocess(inputs: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+  """Pixels at one scale, class ids, and the statistics of the training pixels."""
+  import tensorflow as tf
+  import tensorflow_transform as tft
+
+  from components.preprocessing import image as ops
+
+  section = config.preprocessing
+  pixels = ops.decode_and_scale(
+    inputs["image"], section.height, section.width, section.channels, section.scaling
+  )
+  mean, stddev = ops.channel_statistics(pixels)
+  rows = tf.ones_like(pixels[:, 0, 0, :], tf.float32)
+  return {
+    "pixels": ops.pack_uint8(pixels),
+    "channel_mean": rows * mean,
+    "channel_stddev": rows * stddev,
+    "label": tft.compute_and_apply_vocabulary(inputs["label"], vocab_filename="label"),
+  }
+
+
+def parse(features: dict[str, Any], config: RunConfig, outputs: Any) -> tuple[Any, Any]:
+  """float32 pixels [batch, height, width, channels] in [0, 255] and one-hot targets float32 [batch, classes]."""
+  import tensorflow as tf
+
+  from components.preprocessing import image as ops
+
+  section = config.preprocessing
+  shape = (section.height, section.width, section.channels)
+  pixels = tf.cast(ops.unpack_uint8(features["pixels"], shape), tf.float32)
+  if "label" not in features:
+    return pixels, None
+  return pixels, tf.one_hot(tf.reshape(features["label"], [-1]), len(outputs.vocabulary("label")))
+
+
+def augment(config: RunConfig, outputs: Any) -> Any:
+  """Seeded augmentation of training batches, as the configuration asks."""
+  from components.preprocessing.augmentation import make_augment
+
+  return make_augment(config.augmentation)
+
+
+def augment_example(config: RunConfig, outputs: Any) -> Any:
+  """Seeded augmentation of single examples, for copies made before training: only the pixels change."""
+  from components.preprocessing import image as ops
+  from components.preprocessing.augmentation import make_example_augment
+
+  augment_images = make_example_augment(config.augmentation)
+  if augment_images is None:
+    return None
+  section = config.preprocessing
+  shape = (section.height, section.width, section.channels)
+
+  def change(features: dict[str, Any], seeds: Any) -> dict[str, Any]:
+    pixels = ops.unpack_uint8(features["pixels"], shape)
+    return {"pixels": ops.pack_uint8(augment_images(pixels, seeds))}
+
+  return change
+
+
+def build_model(config: RunConfig, outputs: Any) -> Any:
+  """The network, from pixels in [0, 255] to class logits float32 [batch, classes]."""
+  from components.preprocessing.image import NormalizeImages
+
+  section = config.preprocessing
+  model = config.model
+  normalize = NormalizeImages(
+    section.normalization,
+    mean=outputs.sample["channel_mean"][0],
+    stddev=outputs.sample["channel_stddev"][0],
+    gcn_scale=section.gcn_scale,
+    gcn_bias=section.gcn_bias,
+    gcn_epsilon=section.gcn_epsilon,
+    lcn_window_stddev_px=section.lcn_window_stddev_px,
+    lcn_epsilon=section.lcn_epsilon,
+    lcn_across_channels=section.lcn_across_channels,
+    name="normalize",
+  )
+  shape = (section.height, section.width, section.channels)
+  num_classes = len(outputs.vocabulary("label"))
+  if num_classes < 2:
+    raise ValueError(
+      f"the data has one class only, {outputs.vocabulary('label')[0]!r}: put pictures of others beside it"
+    )
+  if model.architecture == "resnet":
+    from trainers.models.resnet import build_resnet
+
+    return build_resnet(shape, num_classes, normalize, model.widths, model.blocks_per_stage, model.dropout)
+  from trainers.models.applications import build_application
+
+  return build_application(model.architecture, shape, num_classes, normalize, model.weights, model.dropout)
+
+
+def loss(config: RunConfig) -> Any:
+  """Softmax cross-entropy on logits, with label smoothing."""
+  import keras
+
+  return keras.losses.CategoricalCrossentropy(
+    from_logits=True, label_smoothing=config.training.label_smoothing
+  )
+
+
+def training_metrics(config: RunConfig) -> list[Any]:
+  """What the learning curves show."""
+  import keras
+
+  return [keras.metrics.CategoricalAccuracy(name="accuracy")]
+
+
+def fit(*args: Any, **kwargs: Any) -> Any:
+  """Gradient descent."""
+  from trainers.fit import fit as gradient_fit
+
+  return gradient_fit(*args, **kwargs)
+
+
+def predict(model: Any, inputs: Any, outputs: Any) -> dict[str, Any]:
+  """Probabilities [batch, classes], the class names beside them, and the best class."""
+  import tensorflow as tf
+
+  names = tf.constant(outputs.vocabulary("label"))
+  probabilities = tf.nn.softmax(tf.cast(model(inputs, training=False), tf.float32))
+  best = tf.argmax(probabilities, axis=-1)
+  return {
+    "label": tf.gather(names, best),
+    "probability": tf.reduce_max(probabilities, axis=-1),
+    "probabilities": probabilities,
+    "classes": tf.tile(names[tf.newaxis], [tf.shape(probabilities)[0], 1]),
+  }
+
+
+def tensor_inputs(config: RunConfig, outputs: Any) -> dict[str, Any]:
+  """Pixels at the model's own scale, for clients that decode and scale themselves."""
+  import tensorflow as tf
+
+  section = config.preprocessing
+  shape = [None, section.height, section.width, section.channels]
+  return {"pixels": tf.TensorSpec(shape, tf.float32, name="pixels")}
+
+
+def eval_config(config: RunConfig) -> Any:
+  """Accuracy, top-k, per-class and calibration metrics; slices; thresholds."""
+  from components.evaluation import classification_eval_config
+
+  return classification_eval_config(config.evaluation, label_key="label", prediction_key="probabilities")
+
+
+def encode_input(path: str) -> dict[str, Any]:
+  """The bytes of a picture file, brought to a form that TensorFlow decodes as the reader does.
+
+  Raises:
+    ValueError: the file is not a picture that the reader would accept.
+  """
+  from components.example_gen.image import clean_image_file
+
+  return {"image": clean_image_file(path)}
+
+
+def decode_output(outputs: dict[str, Any]) -> dict[str, Any]:
+  """One answer as plain JSON values."""
+  names = [name.decode("utf-8") for name in outputs["classes"]]
+  return {
+    "label": outputs["label"].decode("utf-8"),
+    "probability": float(outputs["probability"]),
+    "probabilities": {
+      name: float(value) for name, value in zip(names, outputs["probabilities"], strict=True)
+    },
+  }
+
+
+def render(features: dict[str, Any], output: dict[str, Any] | None) -> bytes:
+  """The picture itself as PNG, with the predicted class under it where there is one."""
+  from components.example_gen.image import caption_image
+
+  caption = f"{output['label']} {output['probability']:.0%}" if output else ""
+  return caption_image(features["image"], caption)
+
+
+TASK = Task(
+  name="image_classification",
+  config_class=ImageClassificationConfig,
+  raw_features={"image": Feature("bytes")},
+  labels={"label": Feature("bytes")},
+  read=read,
+  resolve=resolve,
+  preprocess=preprocess,
+  parse=parse,
+  augment=augment,
+  build_model=build_model,
+  loss=loss,
+  training_metrics=training_metrics,
+  quality_metric="accuracy",
+  fit=fit,
+  predict=predict,
+  tensor_inputs=tensor_inputs,
+  eval_config=eval_config,
+  encode_input=encode_input,
+  decode_output=decode_output,
+  render=render,
+  augment_example=augment_example,
+)

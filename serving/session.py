@@ -1,0 +1,111 @@
+"""A SavedModel in a TF1 session: the path that TF Serving's loader takes."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.python.client import pywrap_tf_session
+from tensorflow.python.saved_model import loader_impl
+
+SERVE_TAG = "serve"
+
+
+def register_ops() -> None:
+  """Makes TensorFlow Text's ops known where it is installed; TF Serving's binary has them linked in."""
+  if importlib.util.find_spec("tensorflow_text"):
+    importlib.import_module("tensorflow_text")
+
+
+class SavedModelSession:
+  """One loaded SavedModel. Any number of threads may call `run` at once.
+
+  Args:
+    path: directory of the SavedModel.
+    intra_op_threads, inter_op_threads: threads within one op, and of ops side by side; 0: TensorFlow chooses.
+
+  Raises:
+    Exception: whatever TensorFlow's loader raises for an export that it cannot load.
+  """
+
+  def __init__(self, path: str, intra_op_threads: int = 0, inter_op_threads: int = 0):
+    register_ops()
+    config = tf.compat.v1.ConfigProto(
+      intra_op_parallelism_threads=intra_op_threads, inter_op_parallelism_threads=inter_op_threads
+    )
+    graph = tf.Graph()
+    self._session = tf.compat.v1.Session(graph=graph, config=config)
+    try:
+      with graph.as_default():
+        # What tf.compat.v1.saved_model.load calls, without its warning on the operator's terminal.
+        loaded = loader_impl.SavedModelLoader(path).load(self._session, [SERVE_TAG])
+    except Exception:
+      _free(self._session)
+      raise
+    self.signatures: dict[str, meta_graph_pb2.SignatureDef] = dict(loaded.signature_def)
+    # Tensors by name, resolved once: a request then costs no look-up in the Python graph.
+    self._tensors = {
+      info.name: graph.as_graph_element(info.name)._as_tf_output()
+      for signature in self.signatures.values()
+      for info in (*signature.inputs.values(), *signature.outputs.values())
+      if ":" in info.name  # "__saved_model_init_op" names an operation
+    }
+    self._session._extend_graph()
+
+  def run(
+    self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_ms: int = 0
+  ) -> list[np.ndarray]:
+    """Values of the fetched tensors.
+
+    This is the raw run call, as TF Serving makes it: Session.run checks shapes and casts values beforehand.
+
+    Args:
+      feeds: {tensor name: value}; names and fetches are those in `signatures`.
+      timeout_ms: the longest that the run may take; 0: no limit.
+
+    Raises:
+      tf.errors.OpError: what the run says.
+    """
+    options = None
+    if timeout_ms:
+      options = pywrap_tf_session.TF_NewBufferFromString(
+        tf.compat.v1.RunOptions(timeout_in_ms=timeout_ms).SerializeToString()
+      )
+    try:
+      values = pywrap_tf_session.TF_SessionRun_wrapper(
+        self._session._session,
+        options,
+        {self._tensor(name): value for name, value in feeds.items()},
+        [self._tensor(name) for name in fetches],
+        [],
+        None,
+      )
+    finally:
+      if options is not None:
+        pywrap_tf_session.TF_DeleteBuffer(options)
+    return [_as_array(value) for value in values]
+
+  def _tensor(self, name: str) -> object:
+    if name not in self._tensors:
+      raise tf.errors.InvalidArgumentError(None, None, f"Tensor {name} was not found in the Graph")
+    return self._tensors[name]
+
+  def close(self) -> None:
+    """Frees the session and its variables. No `run` may be under way or come later."""
+    _free(self._session)
+    self._session = None
+    self._tensors = {}
+
+
+def _as_array(value: object) -> np.ndarray:
+  # A run hands scalars over as bytes or numpy scalars.
+  return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
+
+
+def _free(session: tf.compat.v1.Session) -> None:
+  session.close()
+  # Left to itself, Python frees the variables only when it comes to collect the graph's reference cycles.
+  session.__del__()

@@ -1,0 +1,149 @@
+"""Every registered task through every stage, on a tiny sample: registering a task tests it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pipeline.tasks import TASKS
+
+CONTRACTS = pathlib.Path(__file__).parent / "contract"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module", params=sorted(TASKS))
+def finished(request, tmp_path_factory):
+  """A task, its run folder and the run's summary. The run has a process of its own, as a user's has."""
+  task = TASKS[request.param]
+  contract = CONTRACTS / f"{task.name}.yaml"
+  assert contract.exists(), (
+    f"write {contract}: the smallest configuration that takes {task.name} through all stages"
+  )
+  folder = tmp_path_factory.mktemp(task.name)
+  return task, folder, _deepline_run(task.name, contract, folder)
+
+
+def _deepline_run(name, contract, folder):
+  command = [sys.executable, "-m", "pipeline.cli", "run", name, "--config", str(contract)]
+  done = subprocess.run(
+    [*command, "--output", str(folder), "--json"], capture_output=True, text=True, timeout=800
+  )
+  log = folder / "run.log"
+  assert done.returncode == 0, done.stderr + (log.read_text()[-3000:] if log.exists() else "")
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def _raw_rows(task, folder, count):
+  """Raw test examples as the run wrote them."""
+  from components.export import raw_batches
+  from components.input import split_files
+
+  (uri,) = (folder / "artifacts" / "ExampleGen" / "examples").glob("*")
+  batch = next(iter(raw_batches(task, split_files(str(uri), "test"), count)))
+  return batch[0].numpy(), {name: value.numpy() for name, value in batch[1].items()}
+
+
+def _assert_equal(found, expected):
+  assert set(found) == set(expected)
+  for name, value in expected.items():
+    if np.asarray(value).dtype.kind in "fc":
+      np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    else:
+      assert np.array_equal(found[name], value), name
+
+
+def test_summary_is_complete(finished):
+  task, folder, summary = finished
+  assert summary["task"] == task.name
+  assert summary["status"] == "done" and summary["blessed"] is True
+  counts = summary["examples"]
+  assert counts["read"] == counts["written"] + counts["rejected"] > 0
+  assert sum(counts["splits"].values()) == counts["written"]
+  assert set(summary["metrics"]) == {"base", "compressed"}
+  assert {stage["state"] for stage in summary["stages"]} == {"done"}
+  for name in ("report.html", "report.json", "metadata.sqlite"):
+    assert (folder / name).stat().st_size > 0
+
+
+def test_pushed_version_is_whole(finished):
+  task, folder, summary = finished
+  versions = list((folder / "serving" / task.name).iterdir())
+  assert [str(version) for version in versions] == [summary["pushed_model"]]
+  assert (versions[0] / "saved_model.pb").exists()
+  assert (versions[0] / "assets.extra" / "tf_serving_warmup_requests").stat().st_size > 0
+
+
+def test_served_answers_equal_in_process_ones(finished):
+  import tensorflow as tf
+
+  from serving.client import PredictClient
+  from serving.server import ModelServer
+
+  task, folder, summary = finished
+  serialized, features = _raw_rows(task, folder, 5)
+  signatures = tf.saved_model.load(summary["pushed_model"]).signatures
+  expected = signatures["serving_default"](**{name: tf.constant(value) for name, value in features.items()})
+  expected = {name: value.numpy() for name, value in expected.items()}
+  server = ModelServer({task.name: str(folder / "serving" / task.name)}, port=0)
+  server.start()
+  try:
+    assert server.wait_until_available(60)
+    client = PredictClient(f"127.0.0.1:{server.port}", timeout_s=60)
+    outputs, version = client.predict(task.name, features)
+    from_examples, _ = client.predict(task.name, {"examples": serialized}, signature_name="serve_examples")
+  finally:
+    server.stop()
+  assert str(version) == pathlib.Path(summary["pushed_model"]).name
+  _assert_equal(outputs, expected)
+  _assert_equal(from_examples, expected)
+  answer = task.decode_output({name: values[0] for name, values in outputs.items()})
+  json.dumps(answer)
+  rendered = task.render({name: value[0] for name, value in features.items()}, answer)
+  assert rendered.startswith(b"\x89PNG")
+
+
+def test_exported_model_equals_the_keras_model(finished):
+  import tensorflow as tf
+
+  from components.input import load_outputs, split_files
+  from pipeline.config import load_config
+
+  task, folder, _ = finished
+  artifacts = folder / "artifacts"
+  (graph,) = (artifacts / "Transform" / "transform_graph").glob("*")
+  (transformed,) = (artifacts / "Transform" / "transformed_examples").glob("*")
+  (model_run,) = (artifacts / "Trainer" / "model_run").glob("*")
+  (model_dir,) = (artifacts / "Trainer" / "model").glob("*")
+  config = task.resolve(load_config(task, str(CONTRACTS / f"{task.name}.yaml")))
+  outputs = load_outputs(str(graph), split_files(str(transformed), "train"))
+  model = task.build_model(config, outputs)
+  model.load_weights(str(model_run / "model.weights.h5"))
+  _, features = _raw_rows(task, folder, 5)
+  tensors = {name: tf.constant(value) for name, value in features.items()}
+  inputs, _ = task.parse(outputs.transform(outputs.features_layer(), tensors), config, outputs)
+  expected = {name: value.numpy() for name, value in task.predict(model, inputs, outputs).items()}
+  exported = tf.saved_model.load(str(model_dir / "Format-Serving")).signatures["serving_default"](**tensors)
+  _assert_equal({name: value.numpy() for name, value in exported.items()}, expected)
+
+
+def test_identical_run_is_cached(finished):
+  task, folder, first = finished
+  again = _deepline_run(task.name, CONTRACTS / f"{task.name}.yaml", folder)
+  assert {stage["state"] for stage in again["stages"]} == {"cached"}
+  assert again["pushed_model"] == first["pushed_model"]
+  assert again["metrics"] == first["metrics"]
+  assert len(list((folder / "serving" / task.name).iterdir())) == 1
+
+
+def test_runs_lists_both_runs(finished):
+  from pipeline.runs import find_runs
+
+  task, folder, summary = finished
+  rows = find_runs(str(folder))
+  assert len(rows) == 2
+  assert {row["state"] for row in rows} == {"done"}
+  assert {row["task"] for row in rows} == {task.name}
+  assert {row["model_version"] for row in rows} == {pathlib.Path(summary["pushed_model"]).name}

@@ -1,0 +1,101 @@
+"""Knowledge distillation: a student learns the labels and the teacher's softened answers.
+
+Why not `keras.distillation.Distiller` of Keras 3.12: its LogitsDistillation, as it comes, applies the
+divergence to the logits themselves (the name "kl_divergence" stands for a function, and only an instance of
+the class is given softmaxed values and the factor T^2), and a loss function, unlike a Loss, is not divided by
+the number of replicas.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+
+
+class SoftTargetLoss(keras.losses.Loss):
+  """T^2 times the divergence of the student's softened distribution from the teacher's.
+
+  T^2 keeps the gradients' size independent of the temperature. As a Loss it is averaged over the batch and,
+  under a tf.distribute strategy, divided by the number of replicas.
+
+  Args:
+    temperature: T > 0; logits are divided by it before the softmax.
+
+  Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2.
+  """
+
+  def __init__(self, temperature: float):
+    super().__init__(name="soft_target_loss")
+    if temperature <= 0:
+      raise ValueError(f"temperature is {temperature:g}; choose one above 0")
+    self.temperature = temperature
+
+  def call(self, y_true, y_pred):
+    """Per-example loss.
+
+    Args:
+      y_true: the teacher's logits [..., classes].
+      y_pred: the student's logits, of the same shape.
+
+    Returns:
+      float32 [...], in nats times T^2.
+    """
+    teacher = keras.ops.log_softmax(y_true / self.temperature, axis=-1)
+    student = keras.ops.log_softmax(y_pred / self.temperature, axis=-1)
+    divergence = keras.ops.sum(keras.ops.exp(teacher) * (teacher - student), axis=-1)
+    return self.temperature**2 * divergence
+
+
+class DistillationModel(keras.Model):
+  """The student, trained on (1 - alpha) times the compiled loss plus alpha times the teacher's soft targets.
+
+  It answers as the student does, and its weights are the student's alone: the teacher is no part of
+  checkpoints. The validation loss is the labels' alone, comparable with that of a student trained without a
+  teacher.
+  """
+
+  def __init__(self, teacher: keras.Model, student: keras.Model, temperature: float, alpha: float):
+    super().__init__(name=f"distilled_{student.name}")
+    self.student = student
+    self.alpha = alpha
+    # A partial is not tracked: the teacher's weights are neither trained nor saved.
+    self._teacher_logits = functools.partial(teacher, training=False)
+    self._soft_target_loss = SoftTargetLoss(temperature)
+    self.built = True
+
+  def call(self, inputs, training=None):
+    """The student's logits."""
+    return self.student(inputs, training=training)
+
+  def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    """Called by fit; see the class."""
+    loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+    if not training or self.alpha == 0:
+      return loss
+    teacher_logits = keras.ops.stop_gradient(self._teacher_logits(x))
+    soft = self._soft_target_loss(teacher_logits, y_pred, sample_weight)
+    return (1 - self.alpha) * loss + self.alpha * soft
+
+
+def distill_model(
+  teacher: keras.Model, student: keras.Model, temperature: float, alpha: float
+) -> DistillationModel:
+  """The model to hand to `trainers.fit.fit`, with the loss on the labels; it trains `student` in place.
+
+  Args:
+    teacher: trained model from inputs to logits [..., classes]; used in inference mode and left as it is.
+    student: built model with inputs and outputs of the same shapes.
+    temperature: T > 0.
+    alpha: weight of the soft targets in [0, 1]; the labels' loss has 1 - alpha.
+
+  Raises:
+    ValueError: the shapes differ, or a number is out of its range.
+  """
+  if not 0 <= alpha <= 1:
+    raise ValueError(f"alpha is {alpha:g}; choose a weight between 0 and 1")
+  for side in ("input_shape", "output_shape"):
+    taught, learned = getattr(teacher, side), getattr(student, side)
+    if taught != learned:
+      raise ValueError(f"{side} of the teacher is {taught}, of the student {learned}; they must be the same")
+  return DistillationModel(teacher, student, temperature, alpha)
