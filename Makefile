@@ -16,7 +16,7 @@ $(UV): .ci/get_uv.py
 	python3 .ci/get_uv.py $(UV)
 
 $(STAMP): $(UV) pyproject.toml uv.lock .python-version
-	$(UV) sync --frozen --extra kubeflow
+	$(UV) sync --frozen --system-certs --extra kubeflow
 	@touch $@
 
 run: setup  ## image classification on the sample, end to end
