@@ -1,4 +1,4 @@
-"""Seconds until `deepline --help` has answered, and a second run that finds everything in the cache."""
+"""Seconds until `deepline --help` has answered."""
 
 import statistics
 import subprocess

@@ -55,8 +55,8 @@ def measure() -> dict:
     _fit(task, config, outputs, transformed, student, seed, STUDENT_EPOCHS, loss)
     alone.append(_test_accuracy(task, config, outputs, transformed, student))
     student = _student(task, config, outputs, seed)
-    wrapper = distill_model(teacher, student, loss, TEMPERATURE, ALPHA)
-    _fit(task, config, outputs, transformed, wrapper, seed, STUDENT_EPOCHS, None)
+    wrapper = distill_model(teacher, student, TEMPERATURE, ALPHA)
+    _fit(task, config, outputs, transformed, wrapper, seed, STUDENT_EPOCHS, loss)
     distilled.append(_test_accuracy(task, config, outputs, transformed, student))
   return {
     "teacher_parameters": teacher.count_params(),
