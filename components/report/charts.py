@@ -100,7 +100,15 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> str | None:
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence in the answer")
     for axis in (axes.xaxis, axes.yaxis):
       axis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(loc="upper left", handlelength=1.2)
+    # Above the axes: bins of few examples put the line anywhere inside them.
+    axes.legend(
+      loc="lower center",
+      bbox_to_anchor=(0.5, 1),
+      ncols=3,
+      handlelength=1.2,
+      columnspacing=1,
+      fontsize="small",
+    )
     return _svg(figure, "Accuracy against confidence")
 
 
