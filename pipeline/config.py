@@ -87,10 +87,10 @@ def _read_yaml(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-  """`above` over `below`, section by section; lists are replaced."""
+  """`above` over `below`, section by section; lists are replaced, and {} empties what was there."""
   merged = dict(below)
   for key, value in above.items():
-    if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+    if value and isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
       merged[key] = _merge(merged[key], value)
     else:
       merged[key] = value

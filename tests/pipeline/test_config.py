@@ -47,6 +47,12 @@ def test_single_values_win_over_the_file_and_the_file_over_the_defaults(load):
   assert config.augmentation == default.augmentation
 
 
+def test_an_empty_mapping_empties_the_defaults_one(load):
+  assert load().evaluation.min_metrics
+  assert load("evaluation.min_metrics={}").evaluation.min_metrics == {}
+  assert load(yaml="evaluation: {max_drop: {}}").evaluation.max_drop == {}
+
+
 def test_values_have_yamls_notation(load):
   config = load(
     "training.learning_rate=1e-3",
