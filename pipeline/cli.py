@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -50,6 +51,8 @@ class UserError(Exception):
 
 def main() -> None:
   """Entry point of the console script."""
+  # Libraries' advice to developers is none for a user.
+  warnings.simplefilter("ignore", FutureWarning)
   try:
     app(standalone_mode=True)
   except UserError as error:

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
 from pipeline import cli
@@ -71,6 +73,16 @@ def test_help_lists_the_verbs_and_loads_nothing_heavy():
   imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
   assert "typer" in imported
   assert not imported & {*HEAVY, "pydantic", "yaml"}
+
+
+def test_the_libraries_own_warnings_are_not_shown(tmp_path):
+  """In a new process, where they are imported for the first time."""
+  picture = tmp_path / "a.png"
+  cv2.imwrite(str(picture), np.zeros((8, 8), np.uint8))
+  done = deepline("predict", "image_classification", str(picture), "--server", "127.0.0.1:1")
+  assert (done.returncode, done.stdout) == (1, "")
+  assert done.stderr.startswith("deepline: no model server answers at 127.0.0.1:1")
+  assert done.stderr.count("\n") == 1
 
 
 def test_a_wrong_flag_ends_with_2_and_no_traceback():
