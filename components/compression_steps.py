@@ -133,13 +133,17 @@ def _fit(
 
 
 def prune(setting: Setting, candidate: Candidate, step: PruneStep) -> Candidate:
-  """Fine-tunes while the smallest weights go."""
+  """Fine-tunes while the smallest weights go, on the labels and, if asked, on the answers of the dense model."""
   started, config = time.monotonic(), candidate.config
   with _training_scope(setting, config):
     model = build(setting, config, candidate.model.get_weights())
     weights = prunable_variables(model, step.skip, step.skip_last_layer, step.skip_embeddings)
     callback = PruningCallback(weights, step.sparsity, step.pattern, step.schedule)
-    _fit(setting, config, model, step, [callback])
+    learner = model
+    if step.alpha:
+      teacher = build(setting, config, candidate.model.get_weights())
+      learner = distill_model(teacher, model, step.temperature, step.alpha)
+    _fit(setting, config, learner, step, [callback])
     callback.apply_masks()
   return _next(setting, candidate, step.step, config, model.get_weights(), started)
 

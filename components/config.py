@@ -89,6 +89,9 @@ class PruneStep(Section):
   schedule: Literal["polynomial", "constant"] = "polynomial"
   epochs: Positive = 4
   learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+  # Weight and temperature of the soft targets that the model gives before it is pruned (see DistillStep); 0: none.
+  alpha: Fraction = 0.0
+  temperature: Annotated[float, Field(gt=0)] = 1.5
   # Names of layers (regular expressions) to leave dense.
   skip: tuple[str, ...] = ()
   skip_last_layer: bool = False
