@@ -27,7 +27,14 @@ _SPEC.loader.exec_module(made)
 
 RECIPE = (
   {"step": "distill", "student": {"widths": [16]}, "epochs": 10, "learning_rate": 1e-2},
-  {"step": "prune", "sparsity": 0.8, "epochs": 6, "learning_rate": 1e-2, "skip_last_layer": True},
+  {
+    "step": "prune",
+    "sparsity": 0.8,
+    "alpha": 0.5,
+    "epochs": 6,
+    "learning_rate": 1e-2,
+    "skip_last_layer": True,
+  },
   {"step": "quantize", "calibration_examples": 50},
 )
 TYPES = {
