@@ -137,7 +137,9 @@ def prune(setting: Setting, candidate: Candidate, step: PruneStep) -> Candidate:
   started, config = time.monotonic(), candidate.config
   with _training_scope(setting, config):
     model = build(setting, config, candidate.model.get_weights())
-    weights = prunable_variables(model, step.skip, step.skip_last_layer, step.skip_embeddings)
+    weights = prunable_variables(
+      model, step.skip, step.skip_first_layer, step.skip_last_layer, step.skip_embeddings
+    )
     callback = PruningCallback(weights, step.sparsity, step.pattern, step.schedule)
     learner = model
     if step.alpha:

@@ -94,6 +94,7 @@ class PruneStep(Section):
   temperature: Annotated[float, Field(gt=0)] = 1.5
   # Names of layers (regular expressions) to leave dense.
   skip: tuple[str, ...] = ()
+  skip_first_layer: bool = False
   skip_last_layer: bool = False
   skip_embeddings: bool = False
 

@@ -19,7 +19,11 @@ from trainers.compression.kernels import Kernel, all_kernels
 
 
 def prunable_variables(
-  model: keras.Model, skip: Sequence[str] = (), skip_last_layer: bool = False, skip_embeddings: bool = False
+  model: keras.Model,
+  skip: Sequence[str] = (),
+  skip_first_layer: bool = False,
+  skip_last_layer: bool = False,
+  skip_embeddings: bool = False,
 ) -> list[Kernel]:
   """Kernels and embeddings: of dense, convolution, recurrent and attention layers; no biases or norms.
 
@@ -27,7 +31,9 @@ def prunable_variables(
     model: a built model, nested to any depth.
     skip: regular expressions; a layer is left out where one matches in full its name, its path ("encoder/dense_1"), or
       the name or path of a layer around it.
-    skip_last_layer: leaves out the last layer that has such a weight, in the order of the model's layers.
+    skip_first_layer: leaves out the first layer that has such a weight, in the order of the model's layers: it
+      holds few of a network's weights, and everything else sees the input through it.
+    skip_last_layer: leaves out the last one.
     skip_embeddings: leaves out embedding tables.
 
   Returns:
@@ -38,8 +44,9 @@ def prunable_variables(
   """
   weights = all_kernels(model)
   skipped = _matching(weights, skip)
-  if skip_last_layer and weights:
-    skipped |= {id(weight) for weight in weights if weight.layer is weights[-1].layer}
+  for is_skipped, end in ((skip_first_layer, weights[:1]), (skip_last_layer, weights[-1:])):
+    if is_skipped and end:
+      skipped |= {id(weight) for weight in weights if weight.layer is end[0].layer}
   if skip_embeddings:
     skipped |= {id(weight) for weight in weights if weight.is_embedding}
   kept = [weight for weight in weights if id(weight) not in skipped]

@@ -81,7 +81,9 @@ def test_layers_are_spared_on_request():
     return names - {weight.name for weight in prunable_variables(model, **options)}
 
   assert spared(skip_embeddings=True) == {"embedding"}
+  assert spared(skip_first_layer=True) == {"embedding"}
   assert spared(skip_last_layer=True) == {"logits"}
+  assert spared(skip_first_layer=True, skip_last_layer=True) == {"embedding", "logits"}
   assert spared(skip=("attention",)) == {name for name in names if name.startswith("attention/")}
   assert spared(skip=("attention/(query|key)",)) == {"attention/query", "attention/key"}
 
