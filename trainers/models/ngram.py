@@ -34,12 +34,12 @@ class NgramModel(keras.Model):
     self.vocabulary_size = vocabulary_size
     self.lengths = tuple(lengths)
     table = {"trainable": False, "initializer": "zeros"}
-    # Whatever the precision policy is: sums of logarithms need all their digits.
     self._keys, self._log_probability, self._log_backoff = [], [], []
     for number, count in enumerate(self.lengths, 1):
       # The ids of single words are their rows.
       if number > 1:
         self._keys.append(self.add_weight(name=f"keys_{number}", shape=(count,), dtype="int64", **table))
+      # float32 whatever the precision policy is: sums of logarithms need their digits.
       self._log_probability.append(
         self.add_weight(name=f"log_probability_{number}", shape=(count,), dtype="float32", **table)
       )
