@@ -13,21 +13,13 @@ from collections.abc import Iterable, Mapping
 
 from components.example_gen.folder import open_source
 from components.example_gen.source import Entry, Source
+from components.example_gen.split_folders import has_split_folders, split_of_folder
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
 EXPECTED_LAYOUT = "<class>/<picture> or {train,validation,test}/<class>/<picture>"
 METADATA_NAME = "metadata.csv"
 OWN_FEATURES = ("image", "label", "path", "width", "height", "format")
 _MAX_METADATA_BYTES = 2**30
-_SPLIT_FOLDERS = {
-  "train": "train",
-  "validation": "validation",
-  "val": "validation",
-  "valid": "validation",
-  "dev": "validation",
-  "eval": "validation",
-  "test": "test",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +39,7 @@ class Layout:
 
   def split(self, key: str) -> str | None:
     """train, validation or test; None where the data set leaves it open."""
-    return _SPLIT_FOLDERS[key.partition("/")[0].lower()] if self.has_splits else None
+    return split_of_folder(key.partition("/")[0]) if self.has_splits else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,21 +91,7 @@ def find_layout(path: str, names: Iterable[str]) -> Layout:
   while len(tops := {folder.partition("/")[0] for folder in folders}) == 1 and any("/" in f for f in folders):
     prefix += f"{tops.pop()}/"
     folders = {folder.partition("/")[2] for folder in folders} - {""}
-  splits = sorted(_SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in _SPLIT_FOLDERS)
-  # One folder of such a name may be a class; two are meant as splits.
-  if len(splits) < 2:
-    return Layout(prefix, has_splits=False)
-  remedy = "or put the class folders themselves there, and the splits are made by hash"
-  if len(splits) < len(tops):
-    others = ", ".join(sorted(top for top in tops if top.lower() not in _SPLIT_FOLDERS)[:3])
-    raise ValueError(f"{path}: split folders and others ({others}) side by side: move those away, {remedy}")
-  missing = [split for split in ("train", "validation", "test") if split not in splits]
-  if missing:
-    present, missing = ", ".join(sorted(tops)), " and ".join(missing)
-    raise ValueError(f"{path}: split folders {present} without {missing}: add a folder {missing}, {remedy}")
-  if len(splits) > 3:
-    raise ValueError(f"{path}: two folders for one split ({', '.join(sorted(tops))}): make them one")
-  return Layout(prefix, has_splits=True)
+  return Layout(prefix, has_split_folders(path, tops, "class folders"))
 
 
 def _is_picture(name: str) -> bool:
@@ -146,7 +124,7 @@ def _is_class_folder(folder: str, layout: Layout) -> bool:
   if not f"{folder}/".startswith(layout.prefix):
     return False
   top, _, rest = folder[len(layout.prefix) :].partition("/")
-  return top.lower() in _SPLIT_FOLDERS and bool(rest) if layout.has_splits else bool(top)
+  return bool(split_of_folder(top) and rest) if layout.has_splits else bool(top)
 
 
 def _without_unknown_classes(entries: list[Entry], layout: Layout) -> list[Entry]:
