@@ -154,7 +154,8 @@ def make_recolour(saturation: float, hue: float) -> Step:
     cos, sin = factor * tf.cos(angle), factor * tf.sin(angle)
     zero, one = tf.zeros_like(cos), tf.ones_like(cos)
     turn = tf.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], axis=-1)
-    matrix = from_yiq @ tf.reshape(turn, [-1, 3, 3]) @ to_yiq
+    # A dot product on the right for the reason given in normalization.py.
+    matrix = tf.tensordot(from_yiq @ tf.reshape(turn, [-1, 3, 3]), to_yiq, 1)
     pixels = tf.matmul(tf.reshape(images, [-1, height * width, 3]), matrix, transpose_b=True)
     return tf.clip_by_value(tf.reshape(pixels, [-1, height, width, 3]), 0, 255)
 

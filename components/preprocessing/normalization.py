@@ -88,7 +88,9 @@ def local_contrast_normalize(
   def window_mean(planes: tf.Tensor) -> tf.Tensor:
     if across_channels:
       planes = tf.reduce_mean(planes, axis=1, keepdims=True)
-    return tf.matmul(tf.matmul(over_rows, planes), over_columns)
+    # Not tf.matmul for the columns: with a matrix on its right that all of the batch share, TensorFlow 2.16 on oneDNN
+    # writes beyond its buffers on processors with AVX-512. A dot product makes one plain matrix of the batch.
+    return tf.tensordot(tf.matmul(over_rows, planes), over_columns, 1)
 
   # The variance does not change with a shift and loses fewer digits near zero.
   centred = images - tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
