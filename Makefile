@@ -3,7 +3,7 @@ SHELL := /bin/bash
 UV := .tools/uv
 STAMP := .venv/.synced
 # uv takes a Python 3.10 from the PATH, pyenv's here even where no shim is on it, and downloads one where there is none.
-export PATH := $(PATH):$(subst $(eval) ,:,$(wildcard $(HOME)/.pyenv/versions/3.10.*/bin))
+export PATH := $(PATH)$(addprefix :,$(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin)))
 
 .PHONY: help setup run test lint format bench clean
 

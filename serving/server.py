@@ -201,8 +201,6 @@ def run_server(
     ServingError: the base path is missing, or the port cannot be had.
   """
   _log_to_stderr()
-  # Libraries' advice to developers is none for an operator.
-  warnings.simplefilter("ignore", FutureWarning)
   without_keras()
   server = ModelServer(
     {model_name: model_base_path}, host, port, file_system_poll_wait_seconds, grpc_max_threads
@@ -258,6 +256,8 @@ def _write_atomically(path: str, text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """`python -m serving.server`: as `deepline serve`, for a process that starts and ends the server itself."""
+  # Libraries' advice to developers is none for an operator.
+  warnings.simplefilter("ignore", FutureWarning)
   parser = argparse.ArgumentParser(prog="serving.server", description=main.__doc__)
   parser.add_argument("--model_name", required=True)
   parser.add_argument("--model_base_path", required=True)

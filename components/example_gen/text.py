@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from typing import IO
 
 from components.example_gen.folder import FolderSource
-from components.example_gen.source import is_ignored
 from components.example_gen.split_folders import has_split_folders, split_of_folder
 from components.task import Reject, Row
 
@@ -19,10 +18,7 @@ TEXT_SUFFIXES = (".txt", ".txt.gz", ".gz")
 EXPECTED_LAYOUT = "a .txt or .gz file, a folder of them, or {train,validation,test} folders or files"
 _HEAD_BYTES = 1 << 13
 _UTF8_MARK = b"\xef\xbb\xbf"
-_FOREIGN_MARKS = {
-  b"\xff\xfe": "UTF-16",
-  b"\xfe\xff": "UTF-16",
-}
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +95,9 @@ class TextReader:
         yield Reject(piece.name, piece.problem)
         continue
       try:
-        with self._open(piece) as file:
+        with _open(self._full_path(piece.name)) as file:
+          if piece.start:
+            file.seek(piece.start)
           yield from self._rows(piece, file)
       except (OSError, EOFError, zlib.error) as error:
         yield Reject(piece.name, f"cannot be read to its end: {error}")
@@ -140,12 +138,10 @@ class TextReader:
     """(name, what is wrong with it by its name or place) of each file."""
     if os.path.isfile(self.path):
       return [(os.path.basename(self.path), "")]
-    entries = FolderSource(self.path).entries()
     known = f"not a text by its name; known are {' '.join(TEXT_SUFFIXES)}"
     return [
       (entry.name, entry.problem or ("" if entry.name.lower().endswith(TEXT_SUFFIXES) else known))
-      for entry in entries
-      if not is_ignored(entry.name)
+      for entry in FolderSource(self.path).entries()
     ]
 
   def _full_path(self, name: str) -> str:
@@ -166,14 +162,6 @@ class TextReader:
         position += len(block)
     if position > start:
       yield Piece(name, split, start, position, first_line)
-
-  def _open(self, piece: Piece) -> IO[bytes]:
-    path = self._full_path(piece.name)
-    if _is_gzipped(piece.name):
-      return gzip.open(path, "rb")
-    file = open(path, "rb")  # noqa: SIM115
-    file.seek(piece.start)
-    return file
 
 
 def clean_line(line: bytes) -> str:
@@ -214,6 +202,12 @@ def _is_gzipped(name: str) -> bool:
   return name.lower().endswith(".gz")
 
 
+def _open(path: str) -> IO[bytes]:
+  """A file for reading, unpacked where its name says that it is packed."""
+  open_file = gzip.open if _is_gzipped(path) else open
+  return open_file(path, "rb")
+
+
 def _top(name: str) -> str:
   """The first folder, or the file without its suffixes: train/a.txt and train.txt.gz are both of train."""
   return name.split("/")[0].partition(".")[0]
@@ -222,15 +216,14 @@ def _top(name: str) -> str:
 def _problem_of_head(path: str) -> str:
   """What the first bytes of a file say against its being text."""
   try:
-    with gzip.open(path, "rb") if _is_gzipped(path) else open(path, "rb") as file:
+    with _open(path) as file:
       head = file.read(_HEAD_BYTES)
   except (OSError, EOFError, zlib.error) as error:
     return f"cannot be read: {getattr(error, 'strerror', None) or error}"
   if not head:
     return "empty file (0 bytes)"
-  for mark, encoding in _FOREIGN_MARKS.items():
-    if head.startswith(mark):
-      return f"{encoding}, not UTF-8: save it as UTF-8"
+  if head.startswith(_UTF16_MARKS):
+    return "UTF-16, not UTF-8: save it as UTF-8"
   if b"\0" in head:
     return f"a binary file (a NUL byte at {head.index(0)}), not text"
   return ""

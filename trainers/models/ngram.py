@@ -56,7 +56,7 @@ class NgramModel(keras.Model):
     made = cls(size, tuple(len(section) for section in model.sections), name="ngram")
     for number, section in enumerate(model.sections):
       if number:
-        made._keys[number - 1].assign(section.parent * size + section.word)
+        made._keys[number - 1].assign(section.keys(size))
       made._log_probability[number].assign(section.log10_probability * _LN_10)
       if number + 1 < len(model.sections):
         made._log_backoff[number].assign(section.log10_backoff * _LN_10)
@@ -91,23 +91,20 @@ class NgramModel(keras.Model):
     Returns:
       float32 [batch, vocabulary]; that of the sentence start is no probability.
     """
-    history = tf.cast(token_ids, tf.int64)[:, -(self.order - 1) :] if self.order > 1 else token_ids[:, :0]
-    batch, length = tf.shape(history)[0], tf.shape(history)[1]
-    words = tf.range(self.vocabulary_size, dtype=tf.int64)
-    histories = tf.repeat(tf.cast(history, tf.int64), self.vocabulary_size, axis=0)
-    last = tf.tile(words, [batch])[:, tf.newaxis]
-    rows = self._rows(tf.concat([histories, last], axis=1))
-    if self.order == 1:
-      return tf.reshape(tf.gather(self._log_probability[0], last), [batch, self.vocabulary_size])
-    return tf.reshape(self._score(rows)[:, length - 1], [batch, self.vocabulary_size])
+    batch, length = tf.unstack(tf.shape(token_ids))
+    history = tf.cast(token_ids, tf.int64)[:, length - (self.order - 1) :]
+    # One more in front, so that there is a token before the scored one where no history is looked at.
+    history = tf.pad(history, [[0, 0], [1, 0]], constant_values=_NO_ROW)
+    histories = tf.repeat(history, self.vocabulary_size, axis=0)
+    last = tf.tile(tf.range(self.vocabulary_size, dtype=tf.int64), [batch])[:, tf.newaxis]
+    scores = self._score(self._rows(tf.concat([histories, last], axis=1)))
+    return tf.reshape(scores[:, -1], [batch, self.vocabulary_size])
 
   def _rows(self, sequence: tf.Tensor) -> list[tf.Tensor]:
     """int64 [batch, length] for each n-gram length: the row of the n-gram that ends there, -1 for none."""
     rows = [sequence]
     for back, keys in enumerate(self._keys, 1):
-      before = tf.pad(sequence[:, :-back], [[0, 0], [back, 0]], constant_values=_NO_ROW)[
-        :, : tf.shape(sequence)[1]
-      ]
+      before = tf.pad(sequence, [[0, 0], [back, 0]], constant_values=_NO_ROW)[:, : tf.shape(sequence)[1]]
       wanted = rows[-1] * self.vocabulary_size + before
       row = tf.searchsorted(keys, tf.reshape(wanted, [-1]), out_type=tf.int64)
       row = tf.minimum(tf.reshape(row, tf.shape(wanted)), self.lengths[back] - 1)

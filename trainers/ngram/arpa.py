@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainers.ngram.counting import Level, find
+from trainers.ngram.counting import Ngrams, find
 
 SPECIAL_WORDS = ("<unk>", "<s>", "</s>")
 # The format's way to write the logarithm of 0.
@@ -25,20 +25,11 @@ _LINES_AT_ONCE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Section:
-  """The n-grams of one length with what a backoff model says of them.
+class Section(Ngrams):
+  """N-grams with what a backoff model says of them: float32 [n-grams] each."""
 
-  `parent` int64 and `word` int32 [n-grams] as in `counting.Level`, sorted; `log10_probability` and
-  `log10_backoff` float32.
-  """
-
-  parent: np.ndarray
-  word: np.ndarray
   log10_probability: np.ndarray
   log10_backoff: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.word)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,9 +256,7 @@ def find_rows(sections: Sequence[Section], words: np.ndarray, vocabulary_size: i
   """Rows of n-grams, int [n, length], in the section of their length; -1 where there is no such n-gram."""
   rows = words[:, -1].astype(np.int64)
   for back in range(2, words.shape[1] + 1):
-    section = sections[back - 1]
-    level = Level(section.parent, section.word, section.parent, section.parent)
-    found = find(level, np.maximum(rows, 0), words[:, -back], vocabulary_size)
+    found = find(sections[back - 1], np.maximum(rows, 0), words[:, -back], vocabulary_size)
     rows = np.where(rows < 0, -1, found)
   return rows
 

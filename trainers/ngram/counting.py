@@ -20,18 +20,14 @@ _NOTHING = -1
 
 
 @dataclasses.dataclass(frozen=True)
-class Level:
-  """The n-grams of one length.
+class Ngrams:
+  """The n-grams of one length: a level of the trie.
 
-  `parent` int64 [n-grams]: row of the n-gram without its first word, in the level below; `word` int32: its first
-  word; `occurrences` int64: how often it was seen; `lefts` int64: the number of different words (or sentence
-  starts) seen in front of it, in the highest order its occurrences.
+  `parent` int64 [n-grams]: row of the n-gram without its first word, in the level below; `word` int32: its first word.
   """
 
   parent: np.ndarray
   word: np.ndarray
-  occurrences: np.ndarray
-  lefts: np.ndarray
 
   def __len__(self) -> int:
     return len(self.word)
@@ -39,6 +35,18 @@ class Level:
   def keys(self, vocabulary_size: int) -> np.ndarray:
     """int64 [n-grams], ascending: what `find` searches in."""
     return self.parent * vocabulary_size + self.word
+
+
+@dataclasses.dataclass(frozen=True)
+class Level(Ngrams):
+  """N-grams with their counts.
+
+  `occurrences` int64 [n-grams]: how often it was seen; `lefts` int64: the number of different words (or sentence
+  starts) seen in front of it, in the highest order its occurrences.
+  """
+
+  occurrences: np.ndarray
+  lefts: np.ndarray
 
 
 def windows(ids: np.ndarray, lengths: np.ndarray, order: int) -> np.ndarray:
@@ -134,7 +142,7 @@ def _with_lefts(levels: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], num
   return Level(parent, word, occurrences, lefts)
 
 
-def find(level: Level, parent: np.ndarray, word: np.ndarray, vocabulary_size: int) -> np.ndarray:
+def find(level: Ngrams, parent: np.ndarray, word: np.ndarray, vocabulary_size: int) -> np.ndarray:
   """Rows of n-grams in a level above the first; -1 where there is no such n-gram.
 
   Args:

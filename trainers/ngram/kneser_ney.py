@@ -42,6 +42,11 @@ def discounts(counts: np.ndarray) -> np.ndarray:
   return np.array((0.0, *FALLBACK_DISCOUNTS))
 
 
+def taken_off(level: Level, taken: np.ndarray) -> np.ndarray:
+  """float64 [n-grams]: the discount of each n-gram's adjusted count; `taken` is from `discounts`."""
+  return taken[np.minimum(level.lefts, 3)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Contexts:
   """What precedes the last words of one part's n-grams of one length, each once, sorted as a trie level is.
@@ -70,7 +75,7 @@ def contexts(levels: Sequence[Level], taken: Sequence[np.ndarray], vocabulary_si
   for level, discount in zip(levels[1:], taken[1:], strict=True):
     keys, of = np.unique(of[level.parent] * vocabulary_size + level.word, return_inverse=True)
     counts = np.bincount(of, level.lefts, len(keys))
-    discounted = np.bincount(of, discount[np.minimum(level.lefts, 3)], len(keys))
+    discounted = np.bincount(of, taken_off(level, discount), len(keys))
     found.append(
       Contexts(keys // vocabulary_size, (keys % vocabulary_size).astype(np.int32), of, counts, discounted)
     )
@@ -148,7 +153,7 @@ def probabilities(
   """
   found = []
   for number, (level, discount) in enumerate(zip(levels, taken, strict=True)):
-    own = level.lefts - discount[np.minimum(level.lefts, 3)]
+    own = level.lefts - taken_off(level, discount)
     if not number:
       probability = own / unigrams.count + unigrams.backoff / num_words
       probability[level.word == SENTENCE_START] = 1.0

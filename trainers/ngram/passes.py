@@ -6,7 +6,7 @@ bounded size, however long the text is. Nothing depends on the order in which pi
 on how many parts there are.
 
     count_words(chunk) ─> part_ranges ─> write_windows(chunk) ─> build_part ─> discounts of all parts together
-      ─> sum_contexts(part) ─> total_contexts(part) ─> write_sections(part)
+      ─> sum_contexts(part) ─> total_contexts(part) ─> part_sections(part)
 
 Source: Heafield, Pouzyrevsky, Clark and Koehn 2013, "Scalable Modified Kneser-Ney Language Model Estimation"
 """
@@ -29,6 +29,7 @@ from trainers.ngram.kneser_ney import (
   discounts,
   locate,
   probabilities,
+  taken_off,
 )
 
 
@@ -110,7 +111,8 @@ def build_part(plan: Plan, part: int) -> PartCounts:
   levels = build_levels(columns, plan.ranges[part], plan.vocabulary_size)
   for path in paths:
     os.remove(path)
-  _save_levels(plan, part, levels)
+  for number, level in enumerate(levels):
+    _save(plan, f"level-{part}-{number}", level, _LEVEL_COLUMNS)
   return PartCounts(
     np.stack([counts_of_counts(level) for level in levels]),
     np.array([len(level) for level in levels]),
@@ -138,9 +140,9 @@ def sum_contexts(plan: Plan, part: int, taken: Sequence[np.ndarray]) -> float:
     # Contexts are sorted by the shorter one that they end in, and those of one word by that word.
     edges = np.searchsorted(context.parent if number else context.word, edges)
     arrays |= {f"edges{number}": edges, f"of{number}": context.of}
-    _save(plan, f"contexts-{part}-{number}", context)
+    _save(plan, f"contexts-{part}-{number}", context, _CONTEXT_COLUMNS)
   np.savez(plan.path(f"edges-{part}.npz"), **arrays)
-  return float(taken[0][np.minimum(levels[0].lefts, 3)].sum())
+  return float(taken_off(levels[0], taken[0]).sum())
 
 
 def total_contexts(plan: Plan, owner: int) -> None:
@@ -213,15 +215,10 @@ _CONTEXT_COLUMNS = ("parent", "word", "count", "discount")
 _LEVEL_COLUMNS = ("parent", "word", "occurrences", "lefts")
 
 
-def _save(plan: Plan, name: str, context: Contexts) -> None:
-  for column in _CONTEXT_COLUMNS:
-    np.save(plan.path(f"{name}-{column}.npy"), getattr(context, column))
-
-
-def _save_levels(plan: Plan, part: int, levels: Sequence[Level]) -> None:
-  for number, level in enumerate(levels):
-    for column in _LEVEL_COLUMNS:
-      np.save(plan.path(f"level-{part}-{number}-{column}.npy"), getattr(level, column))
+def _save(plan: Plan, name: str, table: Contexts | Level, columns: Sequence[str]) -> None:
+  """One file a column: contexts are read a slice at a time."""
+  for column in columns:
+    np.save(plan.path(f"{name}-{column}.npy"), getattr(table, column))
 
 
 def _load_levels(plan: Plan, part: int) -> list[Level]:
