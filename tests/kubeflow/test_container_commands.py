@@ -47,7 +47,8 @@ class Launcher:
     tasks = dict(self.spec.root.dag.tasks)
     done = []
     while len(done) < len(tasks):
-      waiting = [name for name in tasks if name not in done]
+      # Sorted: a protobuf map has another order in each process, and more than one task may be ready.
+      waiting = sorted(set(tasks) - set(done))
       name = next(name for name in waiting if set(tasks[name].dependent_tasks) <= set(done))
       self._run_task(name, tasks[name])
       done.append(name)
