@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.config import RunConfig
+from components.evaluation import figure_text
 from components.input import eval_dataset
 from components.progress import report_progress
 from components.task import Task, TransformOutputs
@@ -117,7 +118,7 @@ class Measurement:
     }
     metric = self._task.quality_metric
     report_progress(
-      f"{name}: {metric} {quality[metric]:.4f}, {row['gzip_bytes'] / 1e6:.3f} MB gzipped, "
+      f"{name}: {metric} {figure_text(quality[metric])}, {row['gzip_bytes'] / 1e6:.3f} MB gzipped, "
       f"{row['latency_ms']['batch_1']['p50']:.2f} ms"
     )
     return row

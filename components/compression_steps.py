@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,7 @@ import pydantic
 import tensorflow as tf
 
 from components.compression_measurement import Measurement
-from components.config import DistillStep, PruneStep, QuantizeStep, RunConfig
+from components.config import DistillStep, InterpolateStep, PruneStep, QuantizeStep, RunConfig
 from components.export import export_model
 from components.input import eval_dataset, train_dataset
 from components.progress import report_progress
@@ -22,13 +22,15 @@ from components.task import Task, TransformOutputs
 from trainers.compression.distillation import distill_model
 from trainers.compression.pruning import PruningCallback, prunable_variables
 from trainers.compression.quantization import export_network, to_tflite
+from trainers.fit import fit
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
   """What every step has at hand.
 
-  `num_examples` counts those in `train_files`; `workspace` is a directory for exports between the steps.
+  `num_examples` counts those in `train_files`; `run_dir` is the directory of the training run; `workspace` one for
+  exports between the steps.
   """
 
   task: Task
@@ -38,6 +40,7 @@ class Setting:
   raw_files: Sequence[str]
   num_examples: int
   strategy: tf.distribute.Strategy
+  run_dir: str
   workspace: str
   measurement: Measurement
 
@@ -58,19 +61,24 @@ class Candidate:
   tflite: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
-def check_recipe(config: RunConfig) -> None:
+def check_recipe(task: Task, config: RunConfig) -> None:
   """Finds what is wrong with a recipe before an hour of training does.
 
   Raises:
-    ValueError: a student's setting is unknown or out of range, or a step follows quantize.
+    ValueError: a step is not for this task, a student's setting is unknown or out of range, or a step follows quantize.
   """
   recipe = config.compression.recipe
   for index, step in enumerate(recipe):
     where = f"compression.recipe[{index}]"
+    if step.step not in task.compression_steps:
+      known = ", ".join(task.compression_steps)
+      raise ValueError(f"{where}: {task.name} has no step {step.step}; use {known}")
     if isinstance(step, DistillStep):
       config = student_config(config, step, where)
-    if isinstance(step, QuantizeStep) and index + 1 < len(recipe):
-      raise ValueError(f"{where}: quantize has to be the last step; move {recipe[index + 1].step} before it")
+    if isinstance(step, QuantizeStep | InterpolateStep) and index + 1 < len(recipe):
+      raise ValueError(
+        f"{where}: {step.step} has to be the last step; move {recipe[index + 1].step} before it"
+      )
 
 
 def student_config(config: RunConfig, step: DistillStep, where: str = "compression.recipe") -> RunConfig:
@@ -118,7 +126,7 @@ def _fit(
   training = config.training.model_copy(
     update={"epochs": step.epochs, "learning_rate": step.learning_rate, "early_stopping_patience": 0}
   )
-  setting.task.fit(
+  fit(
     model,
     train_dataset(setting.task, config, setting.outputs, setting.train_files),
     eval_dataset(setting.task, config, setting.outputs, setting.validation_files),
@@ -147,7 +155,7 @@ def prune(setting: Setting, candidate: Candidate, step: PruneStep) -> Candidate:
       learner = distill_model(teacher, model, step.temperature, step.alpha)
     _fit(setting, config, learner, step, [callback])
     callback.apply_masks()
-  return _next(setting, candidate, step.step, config, model.get_weights(), started)
+  return measured(setting, candidate, step.step, config, build(setting, config, model.get_weights()), started)
 
 
 def distill(setting: Setting, candidate: Candidate, step: DistillStep) -> Candidate:
@@ -157,7 +165,9 @@ def distill(setting: Setting, candidate: Candidate, step: DistillStep) -> Candid
     teacher = build(setting, candidate.config, candidate.model.get_weights())
     student = build(setting, config)
     _fit(setting, config, distill_model(teacher, student, step.temperature, step.alpha), step)
-  return _next(setting, candidate, step.step, config, student.get_weights(), started)
+  return measured(
+    setting, candidate, step.step, config, build(setting, config, student.get_weights()), started
+  )
 
 
 def quantize(setting: Setting, candidate: Candidate, step: QuantizeStep) -> Candidate:
@@ -180,18 +190,19 @@ def quantize(setting: Setting, candidate: Candidate, step: QuantizeStep) -> Cand
   return dataclasses.replace(candidate, tflite=tflite, rows=(*candidate.rows, *rows))
 
 
-STEPS: dict[str, Callable[[Setting, Candidate, Any], Candidate]] = {
-  "prune": prune,
-  "distill": distill,
-  "quantize": quantize,
-}
-
-
-def _next(
-  setting: Setting, candidate: Candidate, name: str, config: RunConfig, weights: Sequence[Any], started: float
+def measured(
+  setting: Setting, candidate: Candidate, name: str, config: RunConfig, model: keras.Model, started: float
 ) -> Candidate:
-  """A new candidate from trained weights: rebuilt in float32, exported and measured."""
-  model = build(setting, config, weights)
+  """The candidate that follows another one: a float32 model on one device, exported and measured.
+
+  Args:
+    setting: of the stage.
+    candidate: the one before.
+    name: of the step.
+    config: with which the model was built.
+    model: what the step has made.
+    started: time.monotonic() when it began.
+  """
   directory = os.path.join(setting.workspace, f"{len(candidate.rows)}-{name}")
   export_model(setting.task, config, model, setting.outputs, directory, setting.raw_files)
   row = setting.measurement.saved_model(name, config, model, directory, time.monotonic() - started)

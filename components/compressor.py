@@ -7,7 +7,6 @@ import os
 import tempfile
 from typing import Any
 
-import tensorflow as tf
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.dsl.components.base.executor_spec import ExecutorClassSpec
@@ -19,11 +18,13 @@ from tfx.utils import io_utils, path_utils
 
 from components.artifacts import CompressionReport
 from components.compression_measurement import Measurement, tflite_path
-from components.compression_steps import STEPS, Candidate, Setting, build, check_recipe
+from components.compression_recipe import step_function
+from components.compression_steps import Candidate, Setting, check_recipe
 from components.config import RunConfig
 from components.export import raw_batches
 from components.input import count_examples, load_outputs, split_files
 from components.task import Task, load_task
+from components.trainer import load_trained
 from serving.warmup import write_warmup_requests
 from trainers.strategies import configure_devices, make_strategy
 
@@ -36,16 +37,16 @@ class Executor(BaseExecutor):
   def Do(self, input_dict: dict, output_dict: dict, exec_properties: dict) -> None:
     """Writes the last candidate to `model` and the measurements of all to `report`."""
     task, config = load_task(exec_properties["task"], exec_properties["config"])
-    check_recipe(config)
+    check_recipe(task, config)
     uris = {name: artifact_utils.get_single_uri(artifacts) for name, artifacts in input_dict.items()}
     target = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))
     with tempfile.TemporaryDirectory(prefix="compressor-") as workspace:
       setting = make_setting(task, config, uris, workspace)
       base_dir = path_utils.serving_model_path(uris["base_model"])
-      base = base_candidate(setting, config, base_dir, uris["model_run"])
+      base = base_candidate(setting, config, base_dir)
       last = base
       for step in config.compression.recipe:
-        last = STEPS[step.step](setting, last, step)
+        last = step_function(step.step)(setting, last, step)
       io_utils.copy_dir(last.directory, target)
       if last.directory == base.directory:
         _add_warmup_requests(task, config, target, setting.raw_files)
@@ -65,7 +66,7 @@ def make_setting(task: Task, config: RunConfig, uris: dict[str, str], workspace:
   Args:
     task: the application.
     config: its configuration.
-    uris: of the artifacts examples, raw_examples and transform_graph.
+    uris: of the artifacts examples, raw_examples, transform_graph and model_run.
     workspace: an empty local directory.
   """
   train_files = split_files(uris["examples"], "train")
@@ -81,22 +82,19 @@ def make_setting(task: Task, config: RunConfig, uris: dict[str, str], workspace:
     raw_files=split_files(uris["raw_examples"], "train"),
     num_examples=count_examples(train_files),
     strategy=make_strategy(training.strategy, training.num_logical_cpus, training.tpu_name),
+    run_dir=uris["model_run"],
     workspace=workspace,
     measurement=Measurement(task, outputs, validation_files),
   )
 
 
-def base_candidate(setting: Setting, config: RunConfig, directory: str, model_run_uri: str) -> Candidate:
-  """The trained model, rebuilt from its weights and measured through its own export.
+def base_candidate(setting: Setting, config: RunConfig, directory: str) -> Candidate:
+  """The trained model, loaded again and measured through its own export.
 
   Raises:
     ValueError: the training run left no weights.
   """
-  path = os.path.join(model_run_uri, "model.weights.h5")
-  if not tf.io.gfile.exists(path):
-    raise ValueError(f"{path} is missing: run the Trainer again, which writes the trained weights there")
-  model = build(setting, config)
-  model.load_weights(path)
+  model = load_trained(setting.task, config, setting.outputs, setting.run_dir)
   row = setting.measurement.saved_model("base", config, model, directory, seconds=0.0)
   return Candidate(config, model, directory, (row,))
 

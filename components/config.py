@@ -55,6 +55,33 @@ class DataConfig(Section):
   examples_per_shard: Positive = 2048
 
 
+class TextDataConfig(DataConfig):
+  """How text is read: one sentence or passage a line."""
+
+  # Neighbouring lines that stay in one split; None: all lines of a file, so that whole documents are held out.
+  lines_per_group: Positive | None = 50
+  # A longer line is a reject.
+  max_line_bytes: Positive = 1 << 14
+  # Whether a line that occurred before, anywhere in the data set, is a reject.
+  drop_duplicates: bool = False
+
+
+class NgramConfig(Section):
+  """How n-grams are counted and smoothed."""
+
+  # Words of the longest n-grams.
+  order: Annotated[int, Field(ge=1, le=6)] = 5
+  smoothing: Literal["kneser_ney", "add_k", "maximum_likelihood"] = "kneser_ney"
+  # What "add_k" adds to each count.
+  add_k: Annotated[float, Field(gt=0)] = 0.1
+  # N-grams seen at most so often are left out: one number for each length from 1 on, the last one for all longer ones.
+  cutoffs: tuple[Annotated[int, Field(ge=0)], ...] = ()
+  # Whether the models of all lower orders are estimated too, to compare with in the report.
+  compare_orders: bool = True
+  # A folder for what is between two passes, which all Beam workers see; None: this machine's temporary folder.
+  work_dir: str | None = None
+
+
 class TrainingConfig(Section):
   """How the model is fitted."""
 
@@ -120,7 +147,33 @@ class QuantizeStep(Section):
   calibration_examples: Positive = 256
 
 
-CompressionStep = Annotated[PruneStep | DistillStep | QuantizeStep, Field(discriminator="step")]
+class PruneNgramsStep(Section):
+  """Leaves n-grams out whose absence changes the distribution least (Stolcke 1998, arXiv:cs/0006025)."""
+
+  step: Literal["prune_ngrams"] = "prune_ngrams"
+  # Share of the n-grams that stays; None: as many as `threshold` leaves.
+  keep: Annotated[float, Field(gt=0, le=1)] | None = None
+  # Relative rise of the perplexity that leaving one n-gram out may cause.
+  threshold: Annotated[float, Field(ge=0)] = 1e-7
+
+
+class QuantizeNgramsStep(Section):
+  """Probabilities and backoff weights as codes of a few bits (Federico and Bertoldi 2006)."""
+
+  step: Literal["quantize_ngrams"] = "quantize_ngrams"
+  bits: Annotated[int, Field(ge=2, le=8)] = 8
+
+
+class InterpolateStep(Section):
+  """Mixes the neural model with the counted n-grams; the weight is tuned on the validation split."""
+
+  step: Literal["interpolate"] = "interpolate"
+
+
+CompressionStep = Annotated[
+  PruneStep | DistillStep | QuantizeStep | PruneNgramsStep | QuantizeNgramsStep | InterpolateStep,
+  Field(discriminator="step"),
+]
 
 
 class CompressionConfig(Section):
@@ -134,10 +187,14 @@ class CompressionConfig(Section):
 class EvaluationConfig(Section):
   """What the Evaluator measures and what a blessing takes."""
 
-  # Metric name -> lowest value allowed, on the whole test split.
+  # Metric name -> lowest value allowed, on the whole test split, of metrics of which more is better.
   min_metrics: dict[str, float] = {}
+  # Metric name -> highest value allowed, of metrics of which less is better, such as perplexity.
+  max_metrics: dict[str, float] = {}
   # Metric name -> how far the compressed model may lie below the uncompressed one, and below the last blessed one.
   max_drop: dict[str, float] = {}
+  # The same for metrics of which less is better: how far it may lie above them, in the metric's own unit.
+  max_rise: dict[str, float] = {}
   # Features to slice by, besides the whole: the label or any metadata column.
   slice_by: tuple[str, ...] = ()
   top_k: Positive = 3

@@ -11,12 +11,16 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.writers.eval_config_writer import load_eval_run
 
-from components.evaluation import BASELINE, CANDIDATE, TOLERANCE
+from components.evaluation import BASELINE, CANDIDATE, THRESHOLD_SECTIONS, TOLERANCE
 from components.metrics.classification import scores_by_class
 
 # ((feature, value), ...) of a slice; () is all examples together.
 SliceKey = tuple[tuple[str, str], ...]
 ALL: SliceKey = ()
+# Thresholds against another model.
+CHANGE_KINDS = ("max_drop", "max_rise")
+# Metrics that TFMA gives as floats and that are whole numbers.
+_COUNTS = ("example_count", "token_count")
 
 
 class EvaluationResults:
@@ -124,9 +128,10 @@ class EvaluationResults:
     candidate = self._metrics.get(CANDIDATE, {}).get(ALL, {})
     baseline = self._metrics.get(BASELINE, {}).get(ALL, {})
     failed = {
-      (failure.metric_key.name, _kind(failure.metric_threshold))
+      (failure.metric_key.name, kind)
       for validation in self._validation.metric_validations_per_slice
       for failure in validation.failures
+      for kind in _bounds(failure.metric_threshold)
     }
     rows = []
     for name, threshold in _configured(self._eval_config):
@@ -148,7 +153,8 @@ class EvaluationResults:
     if not document["candidate"]:
       return ["there was not one example to evaluate"]
     if not document["thresholds"]:
-      return ["no threshold is set: fill evaluation.min_metrics or evaluation.max_drop to bless models"]
+      sections = ", ".join(f"evaluation.{name}" for name in THRESHOLD_SECTIONS)
+      return [f"no threshold is set: fill one of {sections} to bless models"]
     failures = [explain(row) for row in document["thresholds"] if not row["passed"]]
     if not failures and not self._validation.validation_ok:
       failures.append("TFMA refused the model without naming a threshold")
@@ -158,43 +164,57 @@ class EvaluationResults:
 def explain(threshold: dict[str, Any]) -> str:
   """One sentence on a threshold that does not hold; `threshold` as in `read_evaluation`'s "thresholds"."""
   name, value, bound, baseline = (threshold[key] for key in ("metric", "value", "threshold", "baseline"))
+  kind = threshold["kind"]
   if value is None:
-    return f"{name} is not a number: the model's outputs hold values that are not finite"
-  if threshold["kind"] == "min":
+    return f"{name} is not a number: the model's outputs hold values that are not finite, or are missing"
+  if kind in ("min", "max"):
     shown, limit = _figures(value, bound)
-    return f"{name} {shown} is below the threshold {limit}"
+    return f"{name} {shown} is {'below' if kind == 'min' else 'above'} the threshold {limit}"
   if baseline is None:
-    return f"{name} of the baseline is not a number: its outputs hold values that are not finite"
+    return (
+      f"{name} of the baseline is not a number: its outputs hold values that are not finite, or are missing"
+    )
   shown, reference = _figures(value, baseline)
-  drop, limit = _figures(baseline - value, bound)
-  return f"{name} {shown} is {drop} below the baseline's {reference}; at most {limit} is allowed"
+  worse, limit = _figures(baseline - value if kind == "max_drop" else value - baseline, bound)
+  side = "below" if kind == "max_drop" else "above"
+  return f"{name} {shown} is {worse} {side} the baseline's {reference}; at most {limit} is allowed"
 
 
 def _figures(*values: float) -> list[str]:
   """The values with as few decimals, from two on, as show each one well and tell them apart."""
   for decimals in range(2, 10):
     texts = [f"{value:.{decimals}f}" for value in values]
-    exact = all(abs(float(text) - value) < 5e-5 for text, value in zip(texts, values, strict=True))
+    exact = all(
+      abs(float(text) - value) < (5e-5 if abs(value) < 10 else 5.001e-3)
+      for text, value in zip(texts, values, strict=True)
+    )
     if exact and (len(set(texts)) == len(texts) or decimals >= 6):
       break
   return texts
 
 
 def _configured(eval_config: Any) -> Iterable[tuple[str, dict[str, float]]]:
-  """(metric, {"min" or "max_drop": bound}) of each metric that has thresholds on all examples together."""
+  """(metric, {kind: bound}) of each metric that has thresholds on all examples together."""
   for spec in eval_config.metrics_specs:
     for metric in spec.metrics:
       for sliced in metric.per_slice_thresholds:
-        bounds = {}
-        if sliced.threshold.HasField("value_threshold"):
-          bounds["min"] = round(sliced.threshold.value_threshold.lower_bound.value + TOLERANCE, 9)
-        if sliced.threshold.HasField("change_threshold"):
-          bounds["max_drop"] = round(-sliced.threshold.change_threshold.absolute.value - TOLERANCE, 9)
-        yield json.loads(metric.config)["name"], bounds
+        yield json.loads(metric.config)["name"], _bounds(sliced.threshold)
 
 
-def _kind(threshold: Any) -> str:
-  return "min" if threshold.HasField("value_threshold") else "max_drop"
+def _bounds(threshold: Any) -> dict[str, float]:
+  """{"min", "max", "max_drop" or "max_rise": the bound as the configuration has it} of a tfma.MetricThreshold."""
+  bounds = {}
+  value, change = threshold.value_threshold, threshold.change_threshold
+  if value.HasField("lower_bound"):
+    bounds["min"] = value.lower_bound.value + TOLERANCE
+  if value.HasField("upper_bound"):
+    bounds["max"] = value.upper_bound.value - TOLERANCE
+  if change.HasField("absolute"):
+    if change.direction == tfma.MetricDirection.LOWER_IS_BETTER:
+      bounds["max_rise"] = change.absolute.value - TOLERANCE
+    else:
+      bounds["max_drop"] = -change.absolute.value - TOLERANCE
+  return {kind: round(bound, 9) for kind, bound in bounds.items()}
 
 
 def _slice_key(proto: Any) -> SliceKey:
@@ -220,7 +240,7 @@ def _read_metrics(records: Iterable[Any]) -> dict[str, dict[SliceKey, dict[str, 
         metrics = models.setdefault(item.key.model_name or CANDIDATE, {}).setdefault(
           _slice_key(record.slice_key), {}
         )
-        metrics[name] = _plain(int(value) if name == "example_count" else value)
+        metrics[name] = _plain(int(value) if name in _COUNTS and math.isfinite(value) else value)
   return models
 
 

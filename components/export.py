@@ -29,7 +29,7 @@ def export_model(
 
   Signatures: `serving_default` takes the raw features as clients have them, `serve_tensors` the model's own input
   tensors, `serve_examples` serialized tf.Examples; `transform_labels` turns serialized raw examples into the ids that
-  the metrics compare.
+  the metrics compare, where the task has labels; and the task's own.
 
   Args:
     task: the application.
@@ -41,16 +41,20 @@ def export_model(
   """
   layer = outputs.features_layer()
 
+  def to_inputs(**features: tf.Tensor) -> tuple[Any, Mapping[str, Any]]:
+    transformed = outputs.transform(layer, features)
+    return task.parse(transformed, config, outputs)[0], transformed
+
   def serve_features(**features: tf.Tensor) -> dict[str, tf.Tensor]:
-    inputs, _ = task.parse(outputs.transform(layer, features), config, outputs)
-    return task.predict(model, inputs, outputs)
+    inputs, transformed = to_inputs(**features)
+    return task.predict(model, inputs, transformed, config, outputs)
 
   def serve_tensors(**tensors: tf.Tensor) -> dict[str, tf.Tensor]:
     inputs = next(iter(tensors.values())) if len(tensors) == 1 else tensors
-    return task.predict(model, inputs, outputs)
+    return task.predict(model, inputs, {}, config, outputs)
 
   def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-    return serve_features(**tf.io.parse_example(examples, _parsing_spec(task.raw_features)))
+    return serve_features(**parse_raw(task, examples))
 
   def transform_labels(examples: tf.Tensor) -> dict[str, tf.Tensor]:
     raw = tf.io.parse_example(examples, _parsing_spec({**task.raw_features, **task.labels}))
@@ -62,20 +66,25 @@ def export_model(
     "serving_default": (serve_features, _tensor_specs(task)),
     "serve_tensors": (serve_tensors, task.tensor_inputs(config, outputs)),
     "serve_examples": (serve_examples, examples),
-    "transform_labels": (transform_labels, examples),
   }
+  if task.signatures:
+    endpoints |= task.signatures(model, to_inputs, config, outputs)
+  if task.labels:
+    endpoints["transform_labels"] = (transform_labels, examples)
   export_saved_model(directory, [layer], endpoints)
   if raw_files:
     requests = _warmup_requests(task, raw_files, config.serving.warmup_requests)
     write_warmup_requests(directory, task.name, requests)
 
 
+def parse_raw(task: Task, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+  """Serialized tf.Examples, string [batch], as the raw features that clients send."""
+  return tf.io.parse_example(examples, _parsing_spec(task.raw_features))
+
+
 def raw_batches(task: Task, raw_files: Sequence[str], batch_size: int) -> tf.data.Dataset:
   """Batches of (serialized examples, {raw feature: tensor}) as a client would send them."""
-  spec = _parsing_spec(task.raw_features)
-  return (
-    read_records(raw_files).batch(batch_size).map(lambda batch: (batch, tf.io.parse_example(batch, spec)))
-  )
+  return read_records(raw_files).batch(batch_size).map(lambda batch: (batch, parse_raw(task, batch)))
 
 
 def _warmup_requests(task: Task, raw_files: Sequence[str], count: int) -> list[tuple[str, Mapping[str, Any]]]:

@@ -13,6 +13,8 @@ from components.task import Task, TransformOutputs
 
 # Rows of the sample that TransformOutputs carries.
 _SAMPLE_ROWS = 8
+# Batches that are sorted by length together.
+_BATCHES_A_WINDOW = 64
 
 
 def split_files(examples_uri: str, split: str) -> list[str]:
@@ -61,15 +63,20 @@ def train_dataset(
   """Endless batches (inputs, targets) of the training split, shuffled and augmented.
 
   Order and augmentation are functions of `config.seed` and the number of the epoch, so that a resumed training sees
-  in its epoch what an uninterrupted one would have seen. Every batch is full.
+  in its epoch what an uninterrupted one would have seen. Every batch is full. Where the task names a feature of
+  varying length, a batch holds examples of about the same length.
   """
   training = config.training
+  size = training.batch_size
   augment = task.augment(config, outputs)
   parse = _parser(task, config, outputs)
 
   def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
     records = read_records(files).shuffle(training.shuffle_buffer, seed=config.seed + epoch)
-    batches = records.batch(training.batch_size, drop_remainder=True)
+    if task.length_feature:
+      batches = _batches_by_length(records, task.length_feature, size, config.seed + epoch)
+    else:
+      batches = records.batch(size, drop_remainder=True)
     return batches.enumerate().map(lambda step, batch: (tf.stack([config.seed + epoch, step]), batch))
 
   def finish(seed: tf.Tensor, batch: tf.Tensor) -> tuple[Any, Any]:
@@ -81,6 +88,25 @@ def train_dataset(
   epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
   batches = epochs.flat_map(epoch_of).map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _batches_by_length(records: tf.data.Dataset, feature: str, size: int, seed: tf.Tensor) -> tf.data.Dataset:
+  """Full batches of `size` records: windows of many batches, sorted by the feature's length, in shuffled order."""
+  spec = {feature: tf.io.RaggedFeature(tf.int64)}
+
+  def cut(window: tf.Tensor) -> tf.data.Dataset:
+    lengths = tf.io.parse_example(window, spec)[feature].row_lengths()
+    by_length = tf.gather(window, tf.argsort(lengths, stable=True))
+    num_batches = tf.size(window) // size
+    # What does not fill a batch is a random choice: the records came shuffled, and so are those left over by the cut.
+    start = tf.random.stateless_uniform(
+      [], tf.stack([seed, tf.constant(1, tf.int64)]), 0, tf.size(window) - num_batches * size + 1, tf.int32
+    )
+    batches = tf.reshape(by_length[start : start + num_batches * size], [num_batches, size])
+    order = tf.random.experimental.stateless_shuffle(batches, tf.stack([seed, tf.constant(2, tf.int64)]))
+    return tf.data.Dataset.from_tensor_slices(order)
+
+  return records.batch(size * _BATCHES_A_WINDOW).flat_map(cut)
 
 
 def eval_dataset(

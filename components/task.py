@@ -77,17 +77,16 @@ class Task:
   parse: Callable[[Mapping[str, Any], RunConfig, Any], tuple[Any, Any]]
   # (config, TransformOutputs) -> fn(inputs, targets, seed int32 [2]) -> (inputs, targets) on training batches; or None.
   augment: Callable[[RunConfig, Any], Callable | None]
-  # (config, TransformOutputs) -> keras.Model, not compiled.
-  build_model: Callable[[RunConfig, Any], Any]
+  # (config, TransformOutputs) -> keras.Model, not compiled; None where `train` and `load_model` do without.
+  build_model: Callable[[RunConfig, Any], Any] | None
   # (config) -> keras.losses.Loss on (targets, the model's output); (config) -> list of keras.metrics.Metric.
   loss: Callable[[RunConfig], Any]
   training_metrics: Callable[[RunConfig], list]
   # The metric of `training_metrics` by which two models of this task compare, in Keras's own name ("accuracy").
   quality_metric: str
-  # trainers.fit.fit, or counting.
-  fit: Callable[..., Any]
-  # (model, model inputs, TransformOutputs) -> {output name: tensor}: what a served signature answers.
-  predict: Callable[[Any, Any, Any], dict[str, Any]]
+  # (model, model inputs, the transformed features behind them or {} where the client sent model inputs, config,
+  # TransformOutputs) -> {output name: tensor}: what a served signature answers.
+  predict: Callable[[Any, Any, Mapping[str, Any], RunConfig, Any], dict[str, Any]]
   # (config, TransformOutputs) -> {name: tf.TensorSpec} of the signature that takes the model's own input tensors.
   tensor_inputs: Callable[[RunConfig, Any], dict[str, Any]]
   # (config) -> tfma.EvalConfig of the test split; the candidate against a baseline.
@@ -96,8 +95,28 @@ class Task:
   encode_input: Callable[[str], dict[str, Any]]
   # ({output name: numpy array of one example}) -> the JSON object that `deepline predict` prints.
   decode_output: Callable[[Mapping[str, Any]], dict[str, Any]]
-  # (raw features of one example, decoded output or None) -> PNG bytes for the report and `predict --save`.
-  render: Callable[[Mapping[str, Any], Mapping[str, Any] | None], bytes]
+  # (raw features of one example, decoded output or None) -> PNG bytes or text for the report and `predict --save`.
+  render: Callable[[Mapping[str, Any], Mapping[str, Any] | None], bytes | str]
+  # Whether of two models the one with the lower `quality_metric` is better.
+  lower_is_better: bool = False
+  # (components.trainer.TrainingRun) -> (model, one dict an epoch). None: gradient descent on `build_model`'s model.
+  train: Callable[[Any], tuple[Any, list[dict[str, float]]]] | None = None
+  # (config, TransformOutputs, directory of the training run) -> the trained keras.Model. None: `build_model`'s model
+  # with the weights that gradient descent left.
+  load_model: Callable[[RunConfig, Any, str], Any] | None = None
+  # Steps that a compression recipe of this task may have.
+  compression_steps: tuple[str, ...] = ("prune", "distill", "quantize")
+  # Transformed feature whose length varies: training batches then hold examples of about the same length.
+  length_feature: str | None = None
+  # (model, function from raw features as keywords to (model inputs, transformed features), config, TransformOutputs) ->
+  # {name: (function of keyword tensors -> {output name: tensor}, {input name: tf.TensorSpec})}: further signatures.
+  signatures: Callable[[Any, Callable, RunConfig, Any], dict[str, tuple[Callable, dict[str, Any]]]] | None = (
+    None
+  )
+  # ({output name: numpy array of one example}) -> JSON object, for `predict --generate`; the signature is "generate".
+  decode_generated: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+  # (config, {input name of the Report component: artifact}) -> sections of the task's own; see components/report.
+  report: Callable[[RunConfig, Mapping[str, Any]], list[dict[str, Any]]] | None = None
   # (config, TransformOutputs) -> fn(transformed features of a batch, seeds int32 [batch, 2]) -> the features
   # that change, dense, each example by its own seed alone; or None. For copies made before training.
   augment_example: Callable[[RunConfig, Any], Callable | None] | None = None

@@ -96,7 +96,7 @@ def tasks(as_json: Json = False) -> None:
   from pipeline.tasks import TASKS
 
   for name, task in TASKS.items():
-    summary = (sys.modules[task.read.__module__].__doc__ or "").strip().splitlines()[0]
+    summary = sys.modules[task.path.partition(":")[0]].__doc__.splitlines()[0]
     print(json.dumps({"task": name, "summary": summary}) if as_json else f"{name:24} {summary}")
 
 
@@ -206,12 +206,33 @@ def serve(
 @app.command()
 def predict(
   task_name: TaskName,
-  inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, or texts for text tasks.")],
+  inputs: Annotated[
+    list[str] | None,
+    typer.Argument(metavar="INPUT...", help="Files, or texts for text tasks.", show_default=False),
+  ] = None,
   server: Annotated[str, typer.Option("--server", metavar="HOST:PORT")] = "localhost:8500",
   model_name: Annotated[
     str | None, typer.Option("--model_name", help="Default: the task's name.", show_default=False)
   ] = None,
-  save: Annotated[str | None, typer.Option("--save", metavar="DIR", help="Write rendered pictures.")] = None,
+  file: Annotated[str | None, typer.Option("--file", metavar="F", help="Inputs, one a line.")] = None,
+  save: Annotated[
+    str | None, typer.Option("--save", metavar="DIR", help="Write rendered pictures or texts.")
+  ] = None,
+  generate: Annotated[
+    bool, typer.Option("--generate", help="Also generate text that goes on from INPUT.")
+  ] = False,
+  max_length: Annotated[int, typer.Option("--max_length", min=1, help="Tokens generated at most.")] = 40,
+  temperature: Annotated[
+    float, typer.Option("--temperature", min=0, help="0: always the likeliest token.")
+  ] = 1.0,
+  top_k: Annotated[
+    int, typer.Option("--top_k", min=0, help="Draw from the k likeliest tokens; 0: from all.")
+  ] = 0,
+  top_p: Annotated[
+    float,
+    typer.Option("--top_p", min=0, max=1, help="Draw from the likeliest tokens of this share; 1: from all."),
+  ] = 1.0,
+  seed: Annotated[int, typer.Option("--seed", help="The same seed generates the same text.")] = 17,
   timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")] = 30,
   as_json: Json = False,
   debug: Debug = False,
@@ -219,11 +240,15 @@ def predict(
   """Ask a server about files or texts, one line each, in their order."""
   del debug
   task = _task(task_name)
-  from pipeline.prediction import ServingError, predict_inputs
+  if not inputs and not file:
+    raise UserError("nothing to ask about: give INPUT... or --file F")
+  from pipeline.prediction import Generation, ServingError, predict_inputs, read_lines
 
   failed = False
+  generation = Generation(max_length, temperature, top_k, top_p, seed) if generate else None
   try:
-    for answer in predict_inputs(task, inputs, server, model_name or task.name, timeout_s, save):
+    asked = [*(inputs or []), *(read_lines(file) if file else [])]
+    for answer in predict_inputs(task, asked, server, model_name or task.name, timeout_s, save, generation):
       failed |= "error" in answer
       print(json.dumps(answer) if as_json else _answer_line(answer), flush=True)
   except ServingError as error:

@@ -12,7 +12,7 @@ from components.task import Task
 # Sections of the configuration that reach a stage; a change of another section leaves the stage's cache valid.
 _DATA = ("data",)
 _PREPROCESSING = ("preprocessing",)
-_TRAINING = ("preprocessing", "augmentation", "model", "training")
+_TRAINING = ("preprocessing", "augmentation", "model", "training", "ngram", "answers")
 _COMPRESSION = (*_TRAINING, "compression", "serving")
 
 
@@ -99,7 +99,19 @@ def _stages(task: Task, config: RunConfig, locations: Locations, with_baseline: 
     )
     stages.append(augmenter)
     transformed = augmenter.outputs["examples"]
-  trainer = _trainer(task, config, locations, transform, transformed, schema)
+  counts = None
+  if getattr(config, "ngram", None):
+    from components.ngram_counter import NgramCounter
+
+    counter = NgramCounter(
+      task=task.path,
+      config=config.only("ngram"),
+      examples=transformed,
+      transform_graph=transform.outputs["transform_graph"],
+    )
+    stages.append(counter)
+    counts = counter.outputs["model"]
+  trainer = _trainer(task, config, locations, transform, transformed, schema, counts)
   compressor = Compressor(
     task=task.path,
     config=config.only(*_COMPRESSION),
@@ -179,7 +191,7 @@ def _transform(task: Task, config: RunConfig, example_gen: Any, schema: Any) -> 
 
 
 def _trainer(
-  task: Task, config: RunConfig, locations: Locations, transform: Any, examples: Any, schema: Any
+  task: Task, config: RunConfig, locations: Locations, transform: Any, examples: Any, schema: Any, counts: Any
 ) -> Any:
   from tfx.components import Trainer
   from tfx.proto import trainer_pb2
@@ -189,6 +201,7 @@ def _trainer(
     examples=examples,
     transform_graph=transform.outputs["transform_graph"],
     schema=schema,
+    base_model=counts,
     train_args=trainer_pb2.TrainArgs(splits=["train"]),
     eval_args=trainer_pb2.EvalArgs(splits=["validation"]),
     custom_config={

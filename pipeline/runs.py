@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from components.evaluation import figure_text
+
 # TFX's context type of a run, and the type of our report's artifact.
 _RUN = "pipeline_run"
 REPORT_TYPE = "deepline.RunReport"
@@ -41,7 +43,7 @@ def find_runs(output: str) -> list[dict[str, Any]]:
 
   Returns:
     One dict a run: "task", "run_id", "started", "state" ("done", "failed" or "unfinished"), "stages", "quality_metric",
-    "metrics", "model_version", "data", "examples", "output".
+    "lower_is_better" (of it), "metrics", "model_version", "data", "examples", "output".
 
   Raises:
     ValueError: there is no such folder, or its metadata cannot be read.
@@ -94,6 +96,7 @@ def _describe(store: Any, context: Any, database: pathlib.Path) -> dict[str, Any
     "state": _state(executions, report),
     "stages": len(executions),
     "quality_metric": report.get("quality_metric"),
+    "lower_is_better": report.get("lower_is_better", False),
     "metrics": report.get("metrics", {}),
     "model_version": _custom(pushed, "pushed_version"),
     "data": _custom(artifacts.get("Examples"), DATA_PATH_PROPERTY),
@@ -163,7 +166,7 @@ def run_table(rows: Sequence[dict[str, Any]]) -> None:
       row["task"],
       row["state"],
       metric or "",
-      *("" if value is None else f"{value:.4f}" for value in values),
+      *("" if value is None else figure_text(value) for value in values),
       row["model_version"] or "",
       row["data"] or "",
     )

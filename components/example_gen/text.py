@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import gzip
+import hashlib
 import os
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
+
+import numpy as np
 
 from components.example_gen.folder import FolderSource
 from components.example_gen.split_folders import has_split_folders, split_of_folder
@@ -26,7 +30,7 @@ class Piece:
   """Whole lines of one file, or what is wrong with the file.
 
   `name` is the file's name below the data set's root; its bytes are `start` to `stop` (None: to the end), and its first
-  line has the number `first_line`, from 1.
+  line has the number `first_line`, from 1. `repeated` are the numbers of lines that the data set has before.
   """
 
   name: str
@@ -35,6 +39,7 @@ class Piece:
   stop: int | None = None
   first_line: int = 1
   problem: str = ""
+  repeated: frozenset[int] = frozenset()
 
 
 class TextReader:
@@ -48,6 +53,8 @@ class TextReader:
     path: a file or a folder.
     lines_per_group: None: the lines of a file stay together.
     max_line_bytes: longer lines are rejects, which are never in memory as a whole.
+    drop_duplicates: whether a line that occurred before, in any file, is a reject. This reads everything twice, and
+      remembers eight bytes of each line.
     bytes_per_chunk: about as much is a piece of work; a gzipped file is one, whatever its size.
 
   Raises:
@@ -59,6 +66,7 @@ class TextReader:
     path: str | None,
     lines_per_group: int | None = 1,
     max_line_bytes: int = 1 << 20,
+    drop_duplicates: bool = False,
     bytes_per_chunk: int = 1 << 22,
   ):
     if not path or not os.path.exists(path):
@@ -66,6 +74,7 @@ class TextReader:
     self.path = path
     self.lines_per_group = lines_per_group
     self.max_line_bytes = max_line_bytes
+    self.drop_duplicates = drop_duplicates
     self.bytes_per_chunk = bytes_per_chunk
 
   def chunks(self) -> Iterator[tuple[Piece, ...]]:
@@ -76,7 +85,8 @@ class TextReader:
     """
     chunk: list[Piece] = []
     size = 0
-    for piece in self._pieces():
+    pieces = self._pieces()
+    for piece in self._with_repeated(list(pieces)) if self.drop_duplicates else pieces:
       length = (
         0 if piece.problem else (piece.stop or os.path.getsize(self._full_path(piece.name))) - piece.start
       )
@@ -113,9 +123,30 @@ class TextReader:
       except ValueError as error:
         yield Reject(key, str(error))
         continue
-      if text:
+      if number in piece.repeated:
+        yield Reject(key, "the same line was there before (data.drop_duplicates)")
+      elif text:
         features = {"text": text.encode("utf-8"), "path": piece.name, "line": number}
         yield Row(key, features, group=self._group(piece.name, number), split=piece.split)
+
+  def _with_repeated(self, pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces with the numbers of their lines that an earlier line equals."""
+    digests, places = array.array("Q"), array.array("Q")
+    for index, piece in enumerate(pieces):
+      for row in self.read([piece]):
+        if isinstance(row, Row):
+          digest = hashlib.blake2b(row.features["text"], digest_size=8).digest()
+          digests.append(int.from_bytes(digest, "little"))
+          places.extend((index, row.features["line"]))
+    _, first = np.unique(np.array(digests, np.uint64), return_index=True)
+    again = np.delete(np.array(places, np.uint64).reshape(-1, 2), first, axis=0)
+    numbers: dict[int, list[int]] = {}
+    for index, line in again.tolist():
+      numbers.setdefault(index, []).append(line)
+    return [
+      dataclasses.replace(piece, repeated=frozenset(numbers.get(index, ())))
+      for index, piece in enumerate(pieces)
+    ]
 
   def _group(self, name: str, line: int) -> str:
     return f"{name}:{(line - 1) // self.lines_per_group}" if self.lines_per_group else name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import datetime
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +14,12 @@ import tensorflow as tf
 
 from components.config import RunConfig
 from components.evaluation import read_evaluation
-from components.evaluation_results import explain
+from components.evaluation_results import CHANGE_KINDS, explain
 from components.input import read_records
-from components.report.pictures import Pictures, class_label
+from components.report.answers import Answers
+from components.report.pictures import Pictures
+from components.report.raw_examples import class_label
+from components.report.task_sections import check_sections
 from components.task import SPLITS, Task
 
 # Rejects named one by one; the rest is counted by reason.
@@ -32,20 +36,24 @@ def collect(task: Task, config: RunConfig, inputs: Mapping[str, Any], pictures: 
     pictures: what `collect_pictures` found.
 
   Returns:
-    task, created (UTC, ISO 8601), quality_metric, blessed (every gate said yes), failures (why not, in
-    words), pushed_model (its directory, or None), examples {read, written, rejected, splits}, metrics {base,
-    compressed}, outcome, data, history, evaluation, regression_evaluation, compression, mistakes, config:
-    plain JSON values.
+    task, created (UTC, ISO 8601), quality_metric, lower_is_better (of it), blessed (every gate said yes), failures
+    (why not, in words), pushed_model (its directory, or None), examples {read, written, rejected, splits}, metrics
+    {base, compressed}, outcome, data, history, evaluation, regression_evaluation, compression, mistakes or
+    surprises, sections (the task's own, see `components.report.task_sections`), config: plain JSON values.
+
+  Raises:
+    ValueError: a section of the task's own is not as it has to be.
   """
   document: dict[str, Any] = {
     "task": task.name,
     "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     "quality_metric": task.quality_metric,
+    "lower_is_better": task.lower_is_better,
   }
   evaluations = {}
   for name in ("evaluation", "regression_evaluation"):
     if name in inputs:
-      evaluations[name] = read_evaluation(inputs[name].uri, pictures.class_names)
+      evaluations[name] = read_evaluation(inputs[name].uri, pictures.answers.class_names)
   outcome = decide(inputs, evaluations)
   gates = (outcome["blessed"], outcome["holds_against_last_blessed"], outcome["servable"])
   document["blessed"] = outcome["blessed"] is True and False not in gates
@@ -63,16 +71,28 @@ def collect(task: Task, config: RunConfig, inputs: Mapping[str, Any], pictures: 
     document["history"] = _json_lines(os.path.join(inputs["model_run"].uri, "history.jsonl"))
   if "compression_report" in inputs:
     document["compression"] = _json(os.path.join(inputs["compression_report"].uri, "report.json")) or {}
-  if pictures.num_scored:
-    document["mistakes"] = {
-      "scored": pictures.num_scored,
-      "wrong": pictures.num_wrong,
-      "worst": [
-        {key: row[key] for key in ("actual", "predicted", "probability")} for row in pictures.mistakes
-      ],
-    }
+  document.update(_answers(pictures.answers))
+  if task.report:
+    document["sections"] = check_sections(task.report(config, inputs))
   document["config"] = config.model_dump(mode="json")
   return document
+
+
+def _answers(answers: Answers) -> dict[str, Any]:
+  """{"mistakes": ...} or {"surprises": ...} of the test split, nothing where no answer was scored."""
+  if not answers.num_scored:
+    return {}
+  if answers.surprising:
+    surprises = [
+      {"text": row.get("text"), **{key: row[key] for key in ("perplexity", "num_tokens")}}
+      for row in answers.surprising
+    ]
+    for row in surprises:
+      row["perplexity"] = row["perplexity"] if math.isfinite(row["perplexity"]) else None
+    return {"surprises": {"scored": answers.num_scored, "worst": surprises}}
+  keys = ("actual", "predicted", "probability")
+  worst = [{key: row[key] for key in keys} for row in answers.mistakes]
+  return {"mistakes": {"scored": answers.num_scored, "wrong": answers.num_wrong, "worst": worst}}
 
 
 def decide(inputs: Mapping[str, Any], evaluations: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +121,7 @@ def decide(inputs: Mapping[str, Any], evaluations: Mapping[str, Any]) -> dict[st
     reasons += evaluation["failures"] or ["the Evaluator did not bless the model"]
   regression = evaluations.get("regression_evaluation", {})
   if regression.get("baseline"):
-    failed = [row for row in regression["thresholds"] if not row["passed"] and row["kind"] == "max_drop"]
+    failed = [row for row in regression["thresholds"] if not row["passed"] and row["kind"] in CHANGE_KINDS]
     outcome["holds_against_last_blessed"] = not failed
     reasons += [f"against the last blessed model: {explain(row)}" for row in failed]
   if outcome["servable"] is False:

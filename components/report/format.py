@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
+
+from components.evaluation import figure_text
 
 _DASH = "–"
 _THIN_SPACE = "\u202f"  # narrow, and no line ends there
@@ -22,9 +25,9 @@ def figure(value: float) -> str:
   """A metric: 0.9125, 12.34, 1 234."""
   if isinstance(value, str):
     return value
-  if isinstance(value, int) or abs(value) >= 1000:
-    return count(value)
-  return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+  if math.isinf(value):
+    return "∞" if value > 0 else "−∞"
+  return count(value) if isinstance(value, int) or abs(value) >= 1000 else figure_text(value)
 
 
 @_or_dash
@@ -68,6 +71,11 @@ def percent(value: float) -> str:
   if shown == "100.0%" and value < 1:
     shown = "99.9%"
   return shown.replace(".0%", "%").replace("%", f"{_THIN_SPACE}%")
+
+
+def probability(value: float) -> str:
+  """A probability: 0.31, or one in how many where it is small."""
+  return f"{value:.2f}" if value >= 0.01 else f"1 in {count(1 / value)}" if value > 0 else "0"
 
 
 @_or_dash

@@ -10,8 +10,10 @@ from typing import Any
 import markupsafe
 import yaml
 
+from components.evaluation_results import CHANGE_KINDS
 from components.report import charts
 from components.report import format as fmt
+from components.report.task_sections import drawn_sections
 
 # Above these, a table or a list of bars is no longer something to look at.
 MAX_TABLE_CLASSES = 20
@@ -29,6 +31,8 @@ def page_sections(document: Mapping[str, Any], pictures: Any) -> dict[str, Any]:
     "cards": _cards(document),
     "balance": _balance(document["data"].get("class_balance", {})),
     "pictures": pictures,
+    "answers": pictures.answers,
+    "task_sections": drawn_sections(document.get("sections", [])),
     "curves": _curves(document),
     "confusion": _confusion(evaluation.get("confusion")),
     "classes": _classes(evaluation.get("per_class", {})),
@@ -61,17 +65,25 @@ def _thresholds(document: Mapping[str, Any]) -> list[dict[str, Any]]:
   ]
   regression = document.get("regression_evaluation", {})
   if regression.get("baseline"):
-    drops = [row for row in regression["thresholds"] if row["kind"] == "max_drop"]
-    rows += [_threshold_row(row, "the last blessed model") for row in drops]
+    changes = [row for row in regression["thresholds"] if row["kind"] in CHANGE_KINDS]
+    rows += [_threshold_row(row, "the last blessed model") for row in changes]
   return rows
 
 
 def _threshold_row(row: Mapping[str, Any], reference: str) -> dict[str, Any]:
-  shown = {"metric": row["metric"], "measured": fmt.figure(row["value"]), "passed": row["passed"]}
-  if row["kind"] == "min":
-    return {**shown, "rule": f"at least {fmt.figure(row['threshold'])}"}
-  rule = f"at most {fmt.figure(row['threshold'])} below {reference}, which has {fmt.figure(row['baseline'])}"
-  return {**shown, "rule": rule}
+  limit, baseline = fmt.figure(float(row["threshold"])), fmt.figure(row["baseline"])
+  rule = {
+    "min": f"at least {limit}",
+    "max": f"at most {limit}",
+    "max_drop": f"at most {limit} below {reference}, which has {baseline}",
+    "max_rise": f"at most {limit} above {reference}, which has {baseline}",
+  }[row["kind"]]
+  return {
+    "metric": row["metric"],
+    "measured": fmt.figure(row["value"]),
+    "rule": rule,
+    "passed": row["passed"],
+  }
 
 
 def _cards(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -81,7 +93,8 @@ def _cards(document: Mapping[str, Any]) -> list[dict[str, Any]]:
   metrics = document["metrics"]
   if metrics["compressed"].get(metric) is not None:
     base = metrics["base"].get(metric)
-    note = f"uncompressed {fmt.figure(base)}" if base is not None else ""
+    notes = [f"uncompressed {fmt.figure(base)}"] if base is not None else []
+    note = "; ".join(notes + ["lower is better"] * document["lower_is_better"])
     value = fmt.figure(metrics["compressed"][metric])
     cards.append({"name": f"{fmt.title(metric)}, test split", "value": value, "note": note})
   steps = document.get("compression", {}).get("steps", [])
@@ -154,13 +167,14 @@ def _curves(document: Mapping[str, Any]) -> dict[str, Any] | None:
   history = document.get("history")
   if not history:
     return None
-  metric = document["quality_metric"]
+  metric, lower_is_better = document["quality_metric"], document["lower_is_better"]
+  titles = {"loss": "loss", metric: fmt.title(metric)}
   drawn = {
-    title: _svg(charts.learning_curve(history, name, title))
-    for name, title in (("loss", "loss"), (metric, fmt.title(metric)))
+    title: _svg(charts.learning_curve(history, name, title, lower_is_better and name == metric))
+    for name, title in titles.items()
   }
   known = [row for row in history if row.get(f"val_{metric}") is not None]
-  best = max(known, key=lambda row: row[f"val_{metric}"]) if known else None
+  best = (min if lower_is_better else max)(known, key=lambda row: row[f"val_{metric}"]) if known else None
   return {
     "charts": {title: svg for title, svg in drawn.items() if svg},
     "epochs": len(history),
@@ -222,14 +236,17 @@ def _compression(document: Mapping[str, Any]) -> dict[str, Any] | None:
     "rows": rows,
     "base": rows[0],
     "metric": metric,
-    "chart": _svg(charts.size_against_quality(steps, metric)),
+    "chart": _svg(charts.size_against_quality(steps, metric, document["lower_is_better"])),
     "layers": [row for row in rows if row.get("sparsity") and any(row["sparsity"].values())],
   }
 
 
 def _slices(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """One table a feature, the weakest value first; the label's own slices are the table of classes."""
-  metric = document["quality_metric"]
+  """One table a feature, the weakest value first; the label's own slices are the table of classes.
+
+  Bars: a share of 1 where the metric is one, else a share of the largest value.
+  """
+  metric, lower_is_better = document["quality_metric"], document["lower_is_better"]
   classes = set(document.get("evaluation", {}).get("per_class", {}))
   tables = []
   for feature, values in document.get("evaluation", {}).get("slices", {}).items():
@@ -239,7 +256,12 @@ def _slices(document: Mapping[str, Any]) -> list[dict[str, Any]]:
       {"value": value, "count": metrics.get("example_count"), "metric": metrics.get(metric)}
       for value, metrics in values.items()
     ]
-    rows.sort(key=lambda row: (row["metric"] is None, row["metric"]))
+    sign = -1 if lower_is_better else 1
+    rows.sort(key=lambda row: (row["metric"] is None, sign * (row["metric"] or 0)))
+    largest = max((row["metric"] or 0 for row in rows), default=0)
+    full = largest if lower_is_better or largest > 1 else 1
+    for row in rows:
+      row["width"] = 100 * max(row["metric"] or 0, 0) / (full or 1)
     tables.append({"feature": feature, "rows": rows[:MAX_ROWS], "left_out": len(rows) - len(rows[:MAX_ROWS])})
   return tables
 

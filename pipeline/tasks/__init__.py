@@ -2,5 +2,9 @@
 
 from components.task import Task
 from pipeline.tasks.image_classification import TASK as image_classification
+from pipeline.tasks.language_model import TASK as language_model
+from pipeline.tasks.ngram_language_model import TASK as ngram_language_model
 
-TASKS: dict[str, Task] = {task.name: task for task in (image_classification,)}
+TASKS: dict[str, Task] = {
+  task.name: task for task in (image_classification, ngram_language_model, language_model)
+}

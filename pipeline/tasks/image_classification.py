@@ -183,14 +183,7 @@ def training_metrics(config: RunConfig) -> list[Any]:
   return [keras.metrics.CategoricalAccuracy(name="accuracy")]
 
 
-def fit(*args: Any, **kwargs: Any) -> Any:
-  """Gradient descent."""
-  from trainers.fit import fit as gradient_fit
-
-  return gradient_fit(*args, **kwargs)
-
-
-def predict(model: Any, inputs: Any, outputs: Any) -> dict[str, Any]:
+def predict(model: Any, inputs: Any, features: Any, config: RunConfig, outputs: Any) -> dict[str, Any]:
   """Probabilities [batch, classes], the class names beside them, and the best class."""
   import tensorflow as tf
 
@@ -266,7 +259,6 @@ TASK = Task(
   loss=loss,
   training_metrics=training_metrics,
   quality_metric="accuracy",
-  fit=fit,
   predict=predict,
   tensor_inputs=tensor_inputs,
   eval_config=eval_config,

@@ -12,6 +12,7 @@ import tensorflow as tf
 from components.export import export_model
 from components.input import count_examples, eval_dataset, load_outputs, split_files, train_dataset
 from pipeline.tasks.image_classification import TASK
+from trainers.fit import fit
 
 _SPEC = importlib.util.spec_from_file_location(
   "shapes", pathlib.Path(__file__).parents[1] / "trainers" / "compression" / "shapes.py"
@@ -109,7 +110,7 @@ def _train(uris, config, folder):
   outputs = load_outputs(uris["transform_graph"], files)
   keras.utils.set_random_seed(config.seed)
   model = TASK.build_model(config, outputs)
-  TASK.fit(
+  fit(
     model,
     train_dataset(TASK, config, outputs, files),
     eval_dataset(TASK, config, outputs, split_files(uris["examples"], "validation")),

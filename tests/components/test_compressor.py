@@ -158,7 +158,7 @@ def test_an_empty_recipe_copies_the_base_and_measures_it(uris, tmp_path):
 )
 def test_recipes_that_cannot_work_are_refused_before_any_training(recipe, message):
   with pytest.raises(ValueError, match=message) as caught:
-    check_recipe(made.read_config(made.config_json(recipe)))
+    check_recipe(made.TASK, made.read_config(made.config_json(recipe)))
   assert "\n" not in str(caught.value)
 
 

@@ -1,14 +1,22 @@
 """The Evaluator's settings and results, on two tiny Keras 3 exports scored by TFX's own Evaluator."""
 
+import importlib.util
 import json
 import math
 import os
+import pathlib
 
 import numpy as np
 import pytest
 
 from components.config import EvaluationConfig
-from components.evaluation import classification_eval_config, read_evaluation
+from components.evaluation import classification_eval_config, language_eval_config, read_evaluation
+
+_SPEC = importlib.util.spec_from_file_location(
+  "evaluator_run", pathlib.Path(__file__).parent / "evaluator_run.py"
+)
+evaluator = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(evaluator)
 
 CLASSES = ["boot", "<b>coat</b>", "été"]
 UNSEEN = "scarf"  # in the test split only: the models never saw it
@@ -71,25 +79,17 @@ def export_model(directory, which):
 
 def write_examples(directory, labels, sources, logits):
   """Raw examples as an ExampleGen writes them, with picture bytes that are no UTF-8."""
-  import tensorflow as tf
-
-  def feature(value):
-    if isinstance(value, bytes):
-      return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-    return tf.train.Feature(float_list=tf.train.FloatList(value=value))
-
-  os.makedirs(os.path.join(directory, "Split-test"))
-  path = os.path.join(directory, "Split-test", "data_tfrecord-00000-of-00001.gz")
-  with tf.io.TFRecordWriter(path, "GZIP") as writer:
-    for label, source, row in zip(labels, sources, logits, strict=True):
-      name = CLASSES[label] if label >= 0 else UNSEEN
-      features = {
-        "image": feature(b"\xff\xd8\xfe" * 20),
-        "label": feature(name.encode()),
-        "source": feature(str(source).encode()),
-        "logits": feature(row.ravel()),
-      }
-      writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+  names = [CLASSES[label] if label >= 0 else UNSEEN for label in labels]
+  rows = [
+    {
+      "image": b"\xff\xd8\xfe" * 20,
+      "label": name.encode(),
+      "source": str(source).encode(),
+      "logits": row.ravel(),
+    }
+    for name, source, row in zip(names, sources, logits, strict=True)
+  ]
+  evaluator.write_split(directory, "test", rows)
 
 
 @pytest.fixture(scope="module")
@@ -99,44 +99,15 @@ def data():
 
 @pytest.fixture(scope="module")
 def evaluate(tmp_path_factory, data):
-  """Runs TFX's Evaluator executor; returns (evaluation directory, blessing's file names)."""
-  from google.protobuf import json_format
-  from tfx.components.evaluator.executor import Executor
-  from tfx.types import standard_artifacts
-
+  """Runs TFX's Evaluator; returns (evaluation directory, blessing's file names)."""
   root = tmp_path_factory.mktemp("evaluation")
   for which, name in enumerate(("candidate", "baseline")):
     export_model(str(root / name), which)
   write_examples(str(root / "examples"), *data)
 
-  def artifact(artifact_type, path):
-    made = artifact_type()
-    made.uri, made.id = str(path), 1
-    return made
-
   def run(name, evaluation, with_baseline):
-    examples = artifact(standard_artifacts.Examples, root / "examples")
-    examples.split_names = '["test"]'
-    examples.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
-    inputs = {"model": [artifact(standard_artifacts.Model, root / "candidate")], "examples": [examples]}
-    if with_baseline:
-      inputs["baseline_model"] = [artifact(standard_artifacts.Model, root / "baseline")]
-    outputs = {
-      "evaluation": [artifact(standard_artifacts.ModelEvaluation, root / name / "evaluation")],
-      "blessing": [artifact(standard_artifacts.ModelBlessing, root / name / "blessing")],
-    }
-    os.makedirs(root / name / "blessing")
     config = classification_eval_config(evaluation, "label", "probabilities")
-    # Any container image keeps TFX from packing its own sources for remote workers, which takes seconds.
-    beam_args = [
-      "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-      "--sdk_container_image=none",
-    ]
-    context = Executor.Context(beam_pipeline_args=beam_args, tmp_dir=str(root / "tmp"), unique_id=name)
-    settings = {"eval_config": json_format.MessageToJson(config), "example_splits": '["test"]'}
-    settings["fairness_indicator_thresholds"] = "null"
-    Executor(context).Do(inputs, outputs, settings)
-    return str(root / name / "evaluation"), os.listdir(root / name / "blessing")
+    return evaluator.run_evaluator(root, name, config, with_baseline)
 
   return run
 
@@ -273,6 +244,37 @@ def test_exact_threshold_passes_without_baseline(evaluate, data):
 def test_unknown_metric_is_named(section):
   with pytest.raises(ValueError, match=rf"evaluation.{section}: .*'acuracy'.*accuracy, top_k_accuracy"):
     classification_eval_config(EvaluationConfig(**{section: {"acuracy": 0.9}}), "label", "probabilities")
+
+
+@pytest.mark.parametrize("section", ["max_metrics", "max_rise"])
+def test_unknown_metric_of_which_less_is_better_is_named(section):
+  with pytest.raises(ValueError) as caught:
+    language_eval_config(EvaluationConfig(**{section: {"perplexty": 90.0}}))
+  assert str(caught.value) == (
+    f"evaluation.{section}: there is no metric 'perplexty'; use one of perplexity, perplexity_without_unknown, "
+    "bits_per_character, unknown_share"
+  )
+
+
+@pytest.mark.parametrize("section", ["min_metrics", "max_drop"])
+def test_a_threshold_of_the_wrong_kind_is_named(section):
+  with pytest.raises(ValueError) as caught:
+    language_eval_config(EvaluationConfig(**{section: {"perplexity": 90.0}}))
+  assert str(caught.value) == (
+    f"evaluation.{section}: lower is better for perplexity; set evaluation.max_metrics or evaluation.max_rise"
+  )
+  other = section.replace("min", "max").replace("drop", "rise")
+  with pytest.raises(
+    ValueError, match=f"^evaluation.{other}: higher is better for accuracy; set evaluation.min_"
+  ):
+    classification_eval_config(EvaluationConfig(**{other: {"accuracy": 0.9}}), "label", "probabilities")
+
+
+def test_top_k_accuracy_may_be_a_threshold_only_where_it_is_measured():
+  evaluation = EvaluationConfig(min_metrics={"top_k_accuracy": 0.3})
+  assert language_eval_config(evaluation, top_k=5).metrics_specs
+  with pytest.raises(ValueError, match="there is no metric 'top_k_accuracy'"):
+    language_eval_config(evaluation)
 
 
 def test_no_evaluation_is_named(tmp_path):

@@ -32,7 +32,7 @@ def test_settings_of_the_folder_are_in_the_file(tmp_path):
 @pytest.mark.parametrize("path", sorted(KUBEFLOW.glob("*.yaml")), ids=lambda path: path.stem)
 def test_settings_are_valid(path):
   config = load_config(TASKS[path.stem], str(path), must_exist=False)
-  assert config.kubeflow.resources["Trainer"].accelerator_type
+  assert config.kubeflow.resources["Trainer"].cpu_limit
 
 
 def test_misspelt_key_is_one_line(tmp_path):

@@ -109,6 +109,7 @@ def test_runs_are_described_the_newest_first(store):
   for run in runs[1:]:
     assert run["model_version"] == "1700000000"
     assert {key: run[key] for key in REPORT} == REPORT
+    assert run["lower_is_better"] is False  # a report of before there was such a key
   assert runs[0]["model_version"] is None and runs[0]["metrics"] == {}
   json.dumps(runs)
 
@@ -142,6 +143,17 @@ def test_the_table_shows_what_users_ask_for(store, capsys):
   assert lines[0] == ["started", "task", "state", "metric", "base", "compressed", "version", "data"]
   assert [line[3] for line in lines[1:]] == ["failed", "done", "done"]
   assert lines[2][4:] == ["accuracy", "0.9100", "0.9050", "1700000000", "/data/[2026]", "photos"]
+
+
+def test_perplexities_of_any_size(tmp_path, capsys):
+  metrics = {"base": {"perplexity": 12345.678, "accuracy": 0.1}, "compressed": {"perplexity": 9.87654}}
+  content = {"quality_metric": "perplexity", "lower_is_better": True, "metrics": metrics, "examples": {}}
+  store = Store(tmp_path / "ngram_language_model")
+  store.stage("run-1", "Report", ("report", store.report("report", content)))
+  (run,) = find_runs(str(store.folder))
+  assert run["lower_is_better"] is True and run["metrics"] == metrics
+  run_table([run])
+  assert capsys.readouterr().out.splitlines()[1].split()[4:] == ["perplexity", "12345.68", "9.8765"]
 
 
 def test_folders_without_runs(tmp_path):

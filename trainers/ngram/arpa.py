@@ -22,6 +22,7 @@ SPECIAL_WORDS = ("<unk>", "<s>", "</s>")
 # The format's way to write the logarithm of 0.
 LOG10_OF_ZERO = -99.0
 _LINES_AT_ONCE = 1 << 20
+FOOTER = b"\n\\end\\\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,24 @@ def log10(values: np.ndarray) -> np.ndarray:
     return np.maximum(np.log10(values), LOG10_OF_ZERO).astype(np.float32)
 
 
+def keep(sections: Sequence[Section], kept: Sequence[np.ndarray]) -> list[Section]:
+  """Some of a model's n-grams, or of a part's; bool [n-grams] each, which hold with an n-gram what it ends in."""
+  remaining = []
+  rows = np.zeros(1, np.int64)
+  for section, chosen in zip(sections, kept, strict=True):
+    remaining.append(
+      Section(
+        rows[section.parent[chosen]],
+        section.word[chosen],
+        section.log10_probability[chosen],
+        section.log10_backoff[chosen],
+      )
+    )
+    # Of the n-grams longer by one word: where what they end in has gone.
+    rows = np.cumsum(chosen) - 1
+  return remaining
+
+
 def write_arpa(path: str, model: BackoffModel) -> None:
   """Writes a file that appears whole or not at all."""
   partial = f"{path}.partial"
@@ -59,7 +78,7 @@ def write_arpa(path: str, model: BackoffModel) -> None:
       file.write(section_title(number))
       for lines in section_lines(model.sections, number, words):
         file.write(lines)
-    file.write(b"\n\\end\\\n")
+    file.write(FOOTER)
   os.replace(partial, path)
 
 

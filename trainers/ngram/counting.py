@@ -157,3 +157,59 @@ def find(level: Ngrams, parent: np.ndarray, word: np.ndarray, vocabulary_size: i
   row = np.searchsorted(keys, wanted)
   row[row == len(keys)] = 0
   return np.where(keys[row] == wanted, row, -1)
+
+
+def context_rows(levels: Sequence[Ngrams], vocabulary_size: int) -> list[np.ndarray]:
+  """What each n-gram begins with: the row of all its words but the last, in the level below.
+
+  Args:
+    levels: of n-grams of 1, 2, ... words; those of one word are all ids.
+    vocabulary_size: ids are below it.
+
+  Returns:
+    int64 [n-grams] for each level, 0 for single words.
+
+  Raises:
+    ValueError: an n-gram is there without the one that it begins with.
+  """
+  found = [np.zeros(len(levels[0]), np.int64)]
+  for number, level in enumerate(levels[1:], 1):
+    if number == 1:
+      rows = level.word.astype(np.int64)
+    else:
+      # What the parent begins with, and the first word in front of it.
+      rows = find(levels[number - 1], found[-1][level.parent], level.word, vocabulary_size)
+    if (rows < 0).any():
+      raise ValueError(f"n-grams of {number + 1} words without those of {number} words that they begin with")
+    found.append(rows)
+  return found
+
+
+def turned_round(levels: Sequence[Ngrams], vocabulary_size: int) -> tuple[list[Ngrams], list[np.ndarray]]:
+  """The trie of the same n-grams read in the other direction.
+
+  Of a suffix trie, in which a row's `parent` is what it ends in, the prefix trie, in which `parent` is what it begins
+  with and `word` its last word; of that one the suffix trie.
+
+  Args:
+    levels: of n-grams of 1, 2, ... words; those of one word are all ids.
+    vocabulary_size: ids are below it.
+
+  Returns:
+    levels: in the other direction.
+    order: int64 [n-grams] for each level: the row that each row of the new level was.
+
+  Raises:
+    ValueError: an n-gram is there without the one that it begins with (or ends in, in a prefix trie).
+  """
+  turned, orders = [Ngrams(levels[0].parent, levels[0].word)], [np.arange(len(levels[0]))]
+  # Of each row of the last level: the row that it has become, and the word at its other end.
+  new_row, far_word = orders[0], levels[0].word
+  for level, rows in zip(levels[1:], context_rows(levels, vocabulary_size)[1:], strict=True):
+    far_word = far_word[level.parent]
+    order = np.argsort(new_row[rows] * vocabulary_size + far_word)
+    turned.append(Ngrams(new_row[rows[order]], far_word[order]))
+    orders.append(order)
+    new_row = np.empty(len(level), np.int64)
+    new_row[order] = np.arange(len(level))
+  return turned, orders

@@ -5,7 +5,7 @@ may the next one begin. What a piece needs in memory is one chunk of text or one
 bounded size, however long the text is. Nothing depends on the order in which pieces are done, nor does the model
 on how many parts there are.
 
-    count_words(chunk) ─> part_ranges ─> write_windows(chunk) ─> build_part ─> discounts of all parts together
+    count_words(chunk) ─> part_ranges ─> write_windows(chunk) ─> build_part ─> all_discounts of all parts together
       ─> sum_contexts(part) ─> total_contexts(part) ─> part_sections(part)
 
 Source: Heafield, Pouzyrevsky, Clark and Koehn 2013, "Scalable Modified Kneser-Ney Language Model Estimation"
@@ -19,18 +19,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trainers.ngram.arpa import Section, log10
+from trainers.ngram.arpa import Section, keep, log10
 from trainers.ngram.counting import SENTENCE_END, Level, build_levels, windows
-from trainers.ngram.kneser_ney import (
-  Contexts,
-  Totals,
-  contexts,
-  counts_of_counts,
-  discounts,
-  locate,
-  probabilities,
-  taken_off,
-)
+from trainers.ngram.interpolation import Contexts, Totals, contexts, locate, probabilities
+from trainers.ngram.kneser_ney import counts_of_counts, discounts
+from trainers.ngram.smoothing import Smoothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +36,10 @@ class Plan:
     vocabulary_size: number of ids, <unk>, <s> and </s> included.
     ranges: of last words, one a part of the trie, ascending; together they are all ids.
     num_chunks: of the text.
+    smoothing: how, and what is left out.
+
+  Raises:
+    ValueError: there are more cut-offs than lengths.
   """
 
   directory: str
@@ -50,6 +47,18 @@ class Plan:
   vocabulary_size: int
   ranges: tuple[range, ...]
   num_chunks: int
+  smoothing: Smoothing = Smoothing()
+
+  def __post_init__(self):
+    if len(self.smoothing.cutoffs) > self.order:
+      raise ValueError(
+        f"{len(self.smoothing.cutoffs)} cut-offs for n-grams of up to {self.order} words: at most one for each length"
+      )
+
+  @property
+  def prior(self) -> float:
+    """See `Smoothing.prior`; the sentence start is no word that can follow."""
+    return self.smoothing.prior(self.vocabulary_size - 1)
 
   def path(self, name: str) -> str:
     """Of one of the files."""
@@ -58,8 +67,10 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class PartCounts:
-  """Sums over one part of the trie, or over several: `counts_of_counts` int64 [order, 4], `ngrams` int64 [order]
-  and `unigrams`, the sum of the adjusted counts of all words.
+  """Sums over one part of the trie, or over several.
+
+  `counts_of_counts` int64 [order, 4], of all n-grams; `ngrams` int64 [order], those that are not left out;
+  `unigrams`: the sum of the counts of all words that the smoothing is of.
   """
 
   counts_of_counts: np.ndarray
@@ -115,8 +126,8 @@ def build_part(plan: Plan, part: int) -> PartCounts:
     _save(plan, f"level-{part}-{number}", level, _LEVEL_COLUMNS)
   return PartCounts(
     np.stack([counts_of_counts(level) for level in levels]),
-    np.array([len(level) for level in levels]),
-    int(levels[0].lefts.sum()),
+    np.array([plan.smoothing.is_kept(level, number).sum() for number, level in enumerate(levels)]),
+    int(plan.smoothing.counts(levels[0], 0, plan.order).sum()),
   )
 
 
@@ -133,7 +144,8 @@ def sum_contexts(plan: Plan, part: int, taken: Sequence[np.ndarray]) -> float:
   """
   levels = _load_levels(plan, part)
   starts = np.array([words.start for words in plan.ranges] + [plan.vocabulary_size])
-  found = contexts(levels, taken, plan.vocabulary_size)
+  discounted = plan.smoothing.discounted(levels, taken)
+  found = contexts(levels, discounted, plan.vocabulary_size)
   edges = starts
   arrays = {}
   for number, context in enumerate(found):
@@ -142,7 +154,7 @@ def sum_contexts(plan: Plan, part: int, taken: Sequence[np.ndarray]) -> float:
     arrays |= {f"edges{number}": edges, f"of{number}": context.of}
     _save(plan, f"contexts-{part}-{number}", context, _CONTEXT_COLUMNS)
   np.savez(plan.path(f"edges-{part}.npz"), **arrays)
-  return float(taken_off(levels[0], taken[0]).sum())
+  return float(discounted[0].taken.sum())
 
 
 def total_contexts(plan: Plan, owner: int) -> None:
@@ -159,6 +171,7 @@ def total_contexts(plan: Plan, owner: int) -> None:
       total.add(row, count, discount)
     all_rows.append(rows)
   for number, total in enumerate(totals):
+    total.add_prior(plan.prior)
     np.save(plan.path(f"backoff-{owner}-{number}.npy"), total.backoff)
     for part, rows in enumerate(all_rows):
       answer = np.stack([total.count[rows[number]], total.discount[rows[number]]])
@@ -168,7 +181,7 @@ def total_contexts(plan: Plan, owner: int) -> None:
 def part_sections(
   plan: Plan, part: int, taken: Sequence[np.ndarray], unigram_count: int, unigram_discount: float
 ) -> list[Section]:
-  """The smoothed n-grams of one part.
+  """The smoothed n-grams of one part, without those left out.
 
   Args:
     taken: from `all_discounts`.
@@ -181,20 +194,35 @@ def part_sections(
   for number in range(plan.order - 1):
     answers = [np.load(plan.path(f"totals-{part}-{owner}-{number}.npy")) for owner in range(len(plan.ranges))]
     totals.append(Totals(*np.concatenate(answers, axis=1)))
+  unigrams = Totals(np.array([float(unigram_count)]), np.array([unigram_discount]))
+  unigrams.add_prior(plan.prior)
   values = probabilities(
     levels,
+    plan.smoothing.discounted(levels, taken),
     [edges[f"of{number}"] for number in range(plan.order - 1)],
     totals,
-    taken,
-    Totals(np.array([float(unigram_count)]), np.array([unigram_discount])),
+    unigrams,
     plan.vocabulary_size - 1,
   )
   backoffs = [np.load(plan.path(f"backoff-{part}-{number}.npy")) for number in range(plan.order - 1)]
   backoffs.append(np.ones(len(levels[-1])))
-  return [
+  sections = [
     Section(level.parent, level.word, log10(value), log10(backoff))
     for level, value, backoff in zip(levels, values, backoffs, strict=True)
   ]
+  return keep(sections, [plan.smoothing.is_kept(level, number) for number, level in enumerate(levels)])
+
+
+def join_sections(parts: Sequence[Sequence[Section]]) -> list[Section]:
+  """The sections of a whole model from those of all parts, in their order."""
+  joined = []
+  for number, pieces in enumerate(zip(*parts, strict=True)):
+    lengths = [len(part[number - 1]) if number else 0 for part in parts]
+    starts = np.cumsum([0, *lengths[:-1]])
+    parent = [piece.parent + start for piece, start in zip(pieces, starts, strict=True)]
+    rest = ([getattr(piece, name) for piece in pieces] for name in _VALUE_COLUMNS)
+    joined.append(Section(*(np.concatenate(column) for column in (parent, *rest))))
+  return joined
 
 
 def _wanted(plan: Plan, part: int, owner: int) -> Iterator[tuple[np.ndarray, ...]]:
@@ -213,6 +241,7 @@ def _wanted(plan: Plan, part: int, owner: int) -> Iterator[tuple[np.ndarray, ...
 
 _CONTEXT_COLUMNS = ("parent", "word", "count", "discount")
 _LEVEL_COLUMNS = ("parent", "word", "occurrences", "lefts")
+_VALUE_COLUMNS = ("word", "log10_probability", "log10_backoff")
 
 
 def _save(plan: Plan, name: str, table: Contexts | Level, columns: Sequence[str]) -> None:

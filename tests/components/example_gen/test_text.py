@@ -133,3 +133,17 @@ def test_no_text_is_an_error(tmp_path):
     read_all(tmp_path)
   with pytest.raises(ValueError, match="no such file or folder"):
     TextReader(str(tmp_path / "missing"))
+
+
+def test_lines_that_were_there_before_are_rejects_on_request(tmp_path):
+  (tmp_path / "a.txt").write_text("one\ntwo\none \n\n\nthree\n", encoding="utf-8")
+  (tmp_path / "b.txt").write_text("four\ntwo\n", encoding="utf-8")
+  keys = {}
+  for bytes_per_chunk in (4, 1 << 20):
+    reader = TextReader(str(tmp_path), drop_duplicates=True, bytes_per_chunk=bytes_per_chunk)
+    items = [item for chunk in reader.chunks() for item in reader.read(chunk)]
+    keys[bytes_per_chunk] = [item.key for item in items if isinstance(item, Row)]
+    rejects = [(item.path, item.reason) for item in items if isinstance(item, Reject)]
+    reason = "the same line was there before (data.drop_duplicates)"
+    assert rejects == [("a.txt:3", reason), ("b.txt:2", reason)]
+  assert keys[4] == keys[1 << 20] == ["a.txt:1", "a.txt:2", "a.txt:6", "b.txt:1"]

@@ -5,7 +5,17 @@ import collections
 import numpy as np
 import pytest
 
-from trainers.ngram.counting import SENTENCE_END, SENTENCE_START, build_levels, find, sort_windows, windows
+from trainers.ngram.counting import (
+  SENTENCE_END,
+  SENTENCE_START,
+  Ngrams,
+  build_levels,
+  context_rows,
+  find,
+  sort_windows,
+  turned_round,
+  windows,
+)
 
 
 def random_sentences(seed, vocabulary_size, count=60, longest=9):
@@ -89,3 +99,37 @@ def test_keys_ascend_and_are_found():
     assert (np.diff(level.keys(30)) > 0).all()
     assert find(level, level.parent, level.word, 30).tolist() == list(range(len(level)))
     assert find(level, np.array([0]), np.array([29]), 30).tolist() == [-1]
+
+
+def ngram_rows(levels, is_prefix_trie=False):
+  """[the n-grams of each length in the order of their rows], first word first."""
+  found = [[(int(word),) for word in levels[0].word]]
+  for level in levels[1:]:
+    pairs = [(found[-1][parent], int(word)) for parent, word in zip(level.parent, level.word, strict=True)]
+    found.append([(*parent, word) if is_prefix_trie else (word, *parent) for parent, word in pairs])
+  return found
+
+
+def test_contexts_are_the_ngrams_without_their_last_words():
+  levels = build_levels(windows(*flat(random_sentences(4, 9)), 4), range(9), 9)
+  ngrams = ngram_rows(levels)
+  for number, rows in enumerate(context_rows(levels, 9)[1:], 1):
+    assert [ngrams[number - 1][row] for row in rows] == [ngram[:-1] for ngram in ngrams[number]]
+
+
+def test_a_trie_turned_round_has_the_same_ngrams_and_turned_again_is_the_same():
+  levels = build_levels(windows(*flat(random_sentences(5, 9)), 4), range(9), 9)
+  turned, orders = turned_round(levels, 9)
+  for before, after, order in zip(ngram_rows(levels), ngram_rows(turned, True), orders, strict=True):
+    assert after == [before[row] for row in order] == sorted(before)
+  again, _ = turned_round(turned, 9)
+  for level, other in zip(levels, again, strict=True):
+    assert np.array_equal(level.parent, other.parent) and np.array_equal(level.word, other.word)
+
+
+def test_an_ngram_without_its_context_is_refused():
+  words = Ngrams(np.zeros(5, np.int64), np.arange(5, dtype=np.int32))
+  # "3 4", and "4 3 4" without "4 3".
+  levels = [words, Ngrams(np.array([4]), np.array([3])), Ngrams(np.array([0]), np.array([4]))]
+  with pytest.raises(ValueError, match="n-grams of 3 words without those of 2 words that they begin with"):
+    turned_round(levels, 5)

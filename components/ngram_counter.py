@@ -1,0 +1,162 @@
+"""NgramCounter: counts the n-grams of the training examples in Beam and smooths them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+
+import apache_beam as beam
+from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
+from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
+from tfx.types import artifact_utils, standard_artifacts
+from tfx.types.channel import BaseChannel, Channel
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+from tfx.utils import io_utils, path_utils
+
+from components.config import NgramConfig
+from components.input import split_files
+from components.language import TOKEN_IDS, vocabulary
+from components.ngram_counting import Estimate, EstimateNgrams, WriteChunks, piece_path, read_counts
+from components.progress import report_progress
+from components.task import TransformOutputs, load_task
+from trainers.ngram.arpa import FOOTER, header, section_title
+from trainers.ngram.smoothing import Smoothing
+from trainers.ngram.tables import join_pieces, save_vocabulary
+
+ARPA_FILE = "model.arpa"
+
+
+def order_dir(directory: str, order: int) -> str:
+  """Where the model with n-grams of up to `order` words is, below what NgramCounter wrote."""
+  return os.path.join(directory, f"order-{order}")
+
+
+class Executor(BaseBeamExecutor):
+  """Counts once, and smooths for each order that is asked for."""
+
+  def Do(self, input_dict: dict, output_dict: dict, exec_properties: dict) -> None:
+    """Writes `model`: an ARPA file of the highest order, and each order's model as arrays."""
+    task, config = load_task(exec_properties["task"], exec_properties["config"])
+    files = split_files(artifact_utils.get_single_uri(input_dict["transformed_examples"]), "train")
+    outputs = TransformOutputs(artifact_utils.get_single_uri(input_dict["transform_graph"]))
+    words = vocabulary(outputs)
+    orders = orders_of(config.ngram)
+    target = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))
+    with tempfile.TemporaryDirectory(prefix="ngrams-", dir=config.ngram.work_dir) as work_dir:
+      found = self._estimate(files, words, config.ngram, orders, work_dir)
+      # Put together on this machine: a remote folder takes whole files only.
+      result = os.path.join(work_dir, "result")
+      for order in orders:
+        folder = order_dir(result, order)
+        os.makedirs(folder)
+        counts = _join(order_dir(work_dir, order), folder, found[order], words)
+        if order == config.ngram.order:
+          _join_arpa(order_dir(work_dir, order), os.path.join(result, ARPA_FILE), found[order])
+          shown = ", ".join(f"{count} of {number}" for number, count in enumerate(counts, 1))
+          report_progress(f"n-grams by number of words: {shown}")
+      io_utils.copy_dir(result, target)
+
+  def _estimate(
+    self,
+    files: Sequence[str],
+    words: Sequence[str],
+    settings: NgramConfig,
+    orders: Sequence[int],
+    work_dir: str,
+  ) -> dict[int, list[list[int]]]:
+    """{order: [numbers of n-grams of 1, 2, ... words] of each part}."""
+    estimates = [
+      Estimate(order_dir(work_dir, order), order, smoothing_of(settings, order), order == settings.order)
+      for order in orders
+    ]
+    for estimate in estimates:
+      os.makedirs(estimate.directory)
+    with self._make_beam_pipeline() as pipeline:
+      _ = (
+        pipeline
+        | "Files" >> beam.Create(list(enumerate(files)), reshuffle=False)
+        | "Spread" >> beam.Reshuffle()
+        | "WriteChunks" >> WriteChunks(work_dir, TOKEN_IDS, len(words))
+        | "Estimate" >> EstimateNgrams(estimates, words)
+      )
+    return {estimate.order: read_counts(estimate.directory) for estimate in estimates}
+
+
+def orders_of(settings: NgramConfig) -> list[int]:
+  """The orders of the models that are estimated."""
+  return list(range(1 if settings.compare_orders else settings.order, settings.order + 1))
+
+
+def smoothing_of(settings: NgramConfig, order: int) -> Smoothing:
+  """The smoothing of the model with n-grams of up to `order` words.
+
+  Raises:
+    ValueError: cut-offs that do not go together.
+  """
+  return Smoothing(settings.smoothing, settings.add_k, settings.cutoffs[:order])
+
+
+def _join(folder: str, target: str, counts: Sequence[Sequence[int]], words: Sequence[str]) -> list[int]:
+  """Puts the arrays of all parts together; returns the numbers of n-grams of 1, 2, ... words."""
+  for number in range(len(counts[0])):
+    pieces = [piece_path(folder, part, number) for part in range(len(counts))]
+    join_pieces(target, number, pieces, [part[number - 1] for part in counts] if number else [])
+  save_vocabulary(target, words)
+  return [sum(column) for column in zip(*counts, strict=True)]
+
+
+def _join_arpa(folder: str, target: str, counts: Sequence[Sequence[int]]) -> None:
+  """Puts the lines of all parts together."""
+  with open(target, "wb") as file:
+    file.write(header([sum(column) for column in zip(*counts, strict=True)]))
+    for number in range(len(counts[0])):
+      file.write(section_title(number))
+      for part in range(len(counts)):
+        with open(f"{piece_path(folder, part, number)}.arpa", "rb") as lines:
+          shutil.copyfileobj(lines, file)
+    file.write(FOOTER)
+
+
+class NgramCounterSpec(ComponentSpec):
+  """What the NgramCounter takes and gives."""
+
+  PARAMETERS = {
+    "task": ExecutionParameter(type=str),
+    "config": ExecutionParameter(type=str),
+  }
+  INPUTS = {
+    "transformed_examples": ChannelParameter(type=standard_artifacts.Examples),
+    "transform_graph": ChannelParameter(type=standard_artifacts.TransformGraph),
+  }
+  OUTPUTS = {"model": ChannelParameter(type=standard_artifacts.Model)}
+
+
+class NgramCounter(BaseBeamComponent):
+  """Counts and smooths n-grams of token ids.
+
+  Output `model`, which the Trainer takes as its base model: under Format-Serving an ARPA file (`ARPA_FILE`) and the
+  arrays of each order's model (`order_dir`, trainers.ngram.tables).
+
+  Args:
+    task: `Task.path`.
+    config: JSON of the section "ngram", see `RunConfig.only`.
+    examples: Transform's materialised examples, with the feature "token_ids".
+    transform_graph: Transform's graph, with the vocabulary.
+  """
+
+  SPEC_CLASS = NgramCounterSpec
+  EXECUTOR_SPEC = BeamExecutorSpec(Executor)
+
+  def __init__(self, task: str, config: str, examples: BaseChannel, transform_graph: BaseChannel):
+    super().__init__(
+      spec=NgramCounterSpec(
+        task=task,
+        config=config,
+        transformed_examples=examples,
+        transform_graph=transform_graph,
+        model=Channel(type=standard_artifacts.Model),
+      )
+    )

@@ -1,0 +1,43 @@
+"""Raw examples of a run, read for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from components.input import split_files
+from components.task import Task
+
+DTYPES = {"bytes": tf.string, "int64": tf.int64, "float32": tf.float32}
+
+
+def class_label(task: Task) -> str | None:
+  """The label named "label", the class of an example in words; None for tasks that have no such label."""
+  feature = task.labels.get("label")
+  return "label" if feature is not None and feature.dtype == "bytes" and not feature.shape else None
+
+
+def raw_examples(task: Task, examples_uri: str, split: str, batch_size: int) -> Iterator[tuple[Any, dict]]:
+  """Batches of (serialized examples [batch], {feature or label: numpy array [batch, ...]}) of one split."""
+  wanted = {**task.raw_features, **task.labels}
+  spec = {name: tf.io.FixedLenFeature(item.shape, DTYPES[item.dtype]) for name, item in wanted.items()}
+  try:
+    files = split_files(examples_uri, split)
+  except ValueError:  # a split without examples
+    return
+  # Files may be sorted by class: a little of each file comes first.
+  dataset = tf.data.Dataset.from_tensor_slices(files).interleave(
+    lambda file: tf.data.TFRecordDataset(file, compression_type="GZIP"), cycle_length=16, block_length=1
+  )
+  for batch in dataset.batch(batch_size):
+    features = tf.io.parse_example(batch, spec)
+    yield batch, {name: value.numpy() for name, value in features.items()}
+
+
+def rows_of(features: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+  """The examples of a batch one by one."""
+  for values in zip(*features.values(), strict=True):
+    yield dict(zip(features, values, strict=True))

@@ -1,0 +1,188 @@
+"""Sentences as token ids, what a served language model says of them, and its signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from components.language import TOKEN_IDS
+from components.preprocessing.text import decode, token_strings, tokenize
+from components.preprocessing.tokenization import TokenizationConfig
+from trainers.decoding import generate
+from trainers.ngram.counting import SENTENCE_END, SENTENCE_START, UNKNOWN
+
+# A position that holds the sentence start is no token: it is never predicted.
+PADDING = SENTENCE_START
+_MAX_GENERATED = 1024
+# Distributions over the whole vocabulary are large.
+_SENTENCES_AT_ONCE = 8
+
+
+def preprocess_text(text: tf.Tensor, config: TokenizationConfig) -> dict[str, Any]:
+  """Token ids by a vocabulary of the training split, and the number of characters with one for the sentence's end.
+
+  Args:
+    text: string [batch].
+    config: how it is cut into tokens.
+  """
+  return {
+    TOKEN_IDS: tokenize(text, config),
+    "num_characters": tf.cast(tf.strings.length(text, unit="UTF8_CHAR"), tf.int64) + 1,
+  }
+
+
+def parse_sentences(features: Mapping[str, Any]) -> tf.Tensor:
+  """int64 [batch, length]: the sentences with their ends, filled up with `PADDING`; one column at least."""
+  ids = features[TOKEN_IDS]
+  if isinstance(ids, tf.SparseTensor):
+    ids = tf.RaggedTensor.from_sparse(ids)
+  end = tf.fill([ids.nrows(), 1], tf.constant(SENTENCE_END, tf.int64))
+  return tf.concat([ids, end], axis=1).to_tensor(PADDING)
+
+
+def score_sentences(
+  model: Any, token_ids: tf.Tensor, features: Mapping[str, Any], words: list[str]
+) -> dict[str, Any]:
+  """What a language model says of sentences.
+
+  Args:
+    model: token ids -> natural log probability of each.
+    token_ids: int64 [batch, length], from `parse_sentences`.
+    features: may hold "num_characters".
+    words: the vocabulary.
+
+  Returns:
+    tokens string, token_log_probs float32 [batch, length]: "" and 0 where there is none; log_prob float32 [batch],
+    their sum, the sentence's end included; num_tokens int64; perplexity float32; num_unknown int64,
+    unknown_log_prob float32: the part of it that falls on unknown words; num_characters int64 where known.
+  """
+  is_token = token_ids != PADDING
+  is_unknown = token_ids == UNKNOWN
+  log_probs = tf.where(is_token, tf.cast(model(token_ids, training=False), tf.float32), 0.0)
+  log_prob = tf.reduce_sum(log_probs, axis=1)
+  num_tokens = tf.reduce_sum(tf.cast(is_token, tf.int64), axis=1)
+  answer = {
+    "log_prob": log_prob,
+    "perplexity": tf.exp(-log_prob / tf.cast(tf.maximum(num_tokens, 1), tf.float32)),
+    "num_tokens": num_tokens,
+    "num_unknown": tf.reduce_sum(tf.cast(is_unknown, tf.int64), axis=1),
+    "unknown_log_prob": tf.reduce_sum(tf.where(is_unknown, log_probs, 0.0), axis=1),
+    "tokens": token_strings(token_ids, words),
+    "token_log_probs": log_probs,
+  }
+  if "num_characters" in features:
+    answer["num_characters"] = tf.reshape(tf.cast(features["num_characters"], tf.int64), [-1])
+  return answer
+
+
+def evaluation_sums(
+  model: Any, token_ids: tf.Tensor, features: Mapping[str, Any], words: list[str], top_k: int
+) -> dict[str, Any]:
+  """What the Evaluator's metrics add up: `score_sentences` without its values for single tokens.
+
+  Where the model has a `log_distribution`, top_1_hits and top_k_hits int64 [batch] besides: tokens that are the most
+  likely one, or among the `top_k` most likely ones, of those that could stand in their place.
+  """
+  scores = score_sentences(model, token_ids, features, words)
+  sums = {name: value for name, value in scores.items() if name not in ("tokens", "token_log_probs")}
+  if hasattr(model, "log_distribution"):
+    ranks = token_ranks(model, token_ids)
+    is_token = token_ids != PADDING
+    for name, k in (("top_1_hits", 1), ("top_k_hits", top_k)):
+      sums[name] = tf.reduce_sum(tf.cast(is_token & (ranks < k), tf.int64), axis=1)
+  return sums
+
+
+def token_ranks(model: Any, token_ids: tf.Tensor) -> tf.Tensor:
+  """int64 [batch, length]: how many tokens are more likely than each one in its place; a few sentences at a time."""
+
+  def of_block(start: tf.Tensor) -> tf.Tensor:
+    block = token_ids[start : start + _SENTENCES_AT_ONCE]
+    distribution = model.log_distribution(block)
+    own = tf.gather(distribution, block, batch_dims=2)[..., tf.newaxis]
+    return tf.reduce_sum(tf.cast(distribution > own, tf.int64), axis=-1)
+
+  def step(start: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return start + _SENTENCES_AT_ONCE, tf.concat([found, of_block(start)], axis=0)
+
+  batch, length = tf.unstack(tf.shape(token_ids))
+  _, ranks = tf.while_loop(
+    lambda start, _: start < batch,
+    step,
+    [tf.constant(0), tf.zeros([0, length], tf.int64)],
+    shape_invariants=[tf.TensorShape([]), tf.TensorShape([None, None])],
+    maximum_iterations=None,
+  )
+  return ranks
+
+
+def next_token_log_probabilities(model: Any, prompt_ids: tf.Tensor) -> tf.Tensor:
+  """float32 [batch, vocabulary]: what follows int64 [batch, length], filled up with `PADDING`."""
+  batch, length = tf.unstack(tf.shape(prompt_ids))
+  prompt_length = tf.math.count_nonzero(prompt_ids != PADDING, axis=1, dtype=tf.int32)
+  tokens = tf.pad(prompt_ids, [[0, 0], [1, 0]], constant_values=SENTENCE_START)
+
+  def step(time: tf.Tensor, found: tf.Tensor, state: Any) -> tuple[Any, ...]:
+    log_probs, new_state = model.step(tokens[:, time], state)
+    found = tf.where((time == prompt_length)[:, tf.newaxis], log_probs, found)
+    new_state = tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), new_state, start[2])
+    return time + 1, found, new_state
+
+  start = (tf.constant(0), tf.zeros([batch, model.vocabulary_size]), model.initial_state(batch))
+  return tf.while_loop(lambda time, *_: time <= length, step, start)[1]
+
+
+def language_signatures(
+  model: Any, to_token_ids: Any, words: list[str], kind: str, settings: Any
+) -> dict[str, tuple[Any, dict[str, tf.TensorSpec]]]:
+  """The signatures `next_token`, `generate` and `evaluate_examples`.
+
+  `next_token` takes text string [batch] and returns tokens string and log_probs float32 [batch, next_tokens]: what
+  most likely follows, </s> for the end of the sentence. `generate` takes text (what to go on from, "" for nothing),
+  max_length int64 (tokens, at most 1024), temperature float32 (0: always the most likely token), top_k int64 (0: all),
+  top_p float32 (1: all) and seed int64, [batch] each, and returns text string and tokens string [batch, length].
+  `evaluate_examples` takes serialized tf.Examples and returns `evaluation_sums`.
+
+  Args:
+    model: a language model with `initial_state` and `step`.
+    to_token_ids: (text=string [batch]) -> (`parse_sentences`, transformed features).
+    words: the vocabulary.
+    kind: of `TokenizationConfig`, says how tokens make a text.
+    settings: object with the numbers `next_tokens` and `top_k`.
+  """
+
+  def prompt(text: tf.Tensor) -> tf.Tensor:
+    token_ids, _ = to_token_ids(text=text)
+    return tf.where(token_ids == SENTENCE_END, tf.constant(PADDING, tf.int64), token_ids)
+
+  def next_token(text: tf.Tensor) -> dict[str, tf.Tensor]:
+    count = min(settings.next_tokens, len(words) - 1)
+    log_probs, ids = tf.math.top_k(next_token_log_probabilities(model, prompt(text)), count)
+    return {"tokens": tf.gather(tf.constant(words), ids), "log_probs": log_probs}
+
+  def generate_text(text, max_length, temperature, top_k, top_p, seed) -> dict[str, tf.Tensor]:
+    longest = tf.minimum(max_length, _MAX_GENERATED)
+    ids = generate(model, prompt(text), longest, temperature, top_k, top_p, seed)
+    return {"text": decode(ids, words, kind), "tokens": token_strings(ids, words)}
+
+  def evaluate_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+    raw = tf.io.parse_example(examples, {"text": tf.io.FixedLenFeature([], tf.string)})
+    token_ids, features = to_token_ids(**raw)
+    return evaluation_sums(model, token_ids, features, words, settings.top_k)
+
+  dtypes = {
+    "text": tf.string,
+    "max_length": tf.int64,
+    "temperature": tf.float32,
+    "top_k": tf.int64,
+    "top_p": tf.float32,
+    "seed": tf.int64,
+  }
+  specs = {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in dtypes.items()}
+  return {
+    "next_token": (next_token, {"text": specs["text"]}),
+    "generate": (generate_text, specs),
+    "evaluate_examples": (evaluate_examples, {"examples": tf.TensorSpec([None], tf.string, name="examples")}),
+  }
