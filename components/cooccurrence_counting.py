@@ -1,8 +1,8 @@
-"""Counting in Beam how often words stand near each other: chunks of text are counted, and parts of the matrix put together.
+"""Counting in Beam how often words stand near each other: chunks of text are counted, parts of the matrix put together.
 
-Counts are whole numbers, and chunks and parts depend on the text alone: any number of workers writes the same files. Both
-are of bounded size, however long the text is. What a chunk counts stays in the work folder, which all workers see, sorted
-by rows, so that a part reads its own rows only.
+Counts are whole numbers, and chunks and parts depend on the text alone: any number of workers writes the same files.
+Both are of bounded size, however long the text is. What a chunk counts stays in the work folder, which all workers see,
+sorted by rows, so that a part reads its own rows only.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ class CountCooccurrences(beam.PTransform):
     rows = chunks | "Count" >> beam.Map(_count_chunk, directory, size, self._window)
     total = rows | "Rows" >> beam.CombineGlobally(_SumRows(size))
     start = counted.pipeline | "Start" >> beam.Create([None])
-    plan = start | "Plan" >> beam.Map(
-      _make_plan, self._pairs_per_part, AsSingleton(total), AsList(chunks)
-    )
+    plan = start | "Plan" >> beam.Map(_make_plan, self._pairs_per_part, AsSingleton(total), AsList(chunks))
     parts = plan | "Parts" >> beam.FlatMap(lambda made: range(len(made.ranges))) | beam.Reshuffle()
     merged = parts | "Merge" >> beam.Map(_merge_part, AsSingleton(plan), directory, size, self._window.units)
     # What a chunk has counted is not needed once all parts are there.
@@ -134,9 +132,7 @@ def _make_plan(_: None, pairs_per_part: int, rows: np.ndarray, chunks: Sequence[
   return _Plan(part_ranges(rows, pairs_per_part), tuple(sorted(chunks)), pairs_per_part)
 
 
-def _merge_part(
-  part: int, plan: _Plan, directory: str, vocabulary_size: int, units: int
-) -> tuple[int, int]:
+def _merge_part(part: int, plan: _Plan, directory: str, vocabulary_size: int, units: int) -> tuple[int, int]:
   """Adds up what all chunks have in a range of rows; returns the part and how many pairs it has."""
   rows = plan.ranges[part]
   edges = [rows.start * vocabulary_size, rows.stop * vocabulary_size]

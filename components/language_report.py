@@ -18,7 +18,7 @@ from components.ngram_counting import read_tokens
 from components.task import SPLITS, TransformOutputs
 from trainers.ngram.counting import SENTENCE_END, UNKNOWN
 
-_FREQUENT_WORDS = 20
+_FREQUENT_WORDS = 12
 _CURVE_POINTS = 60
 _GENERATED = 6
 _MAX_GENERATED_TOKENS = 40

@@ -16,8 +16,6 @@ from trainers.ngram.counting import SENTENCE_END, SENTENCE_START, UNKNOWN
 # A position that holds the sentence start is no token: it is never predicted.
 PADDING = SENTENCE_START
 _MAX_GENERATED = 1024
-# Distributions over the whole vocabulary are large.
-_SENTENCES_AT_ONCE = 8
 
 
 def preprocess_text(text: tf.Tensor, config: TokenizationConfig) -> dict[str, Any]:
@@ -82,56 +80,51 @@ def evaluation_sums(
 ) -> dict[str, Any]:
   """What the Evaluator's metrics add up: `score_sentences` without its values for single tokens.
 
-  Where the model has a `log_distribution`, top_1_hits and top_k_hits int64 [batch] besides: tokens that are the most
-  likely one, or among the `top_k` most likely ones, of those that could stand in their place.
+  Besides them top_1_hits and top_k_hits int64 [batch]: tokens that are the most likely one, or among the `top_k` most
+  likely ones, of those that could stand in their place.
   """
   scores = score_sentences(model, token_ids, features, words)
   sums = {name: value for name, value in scores.items() if name not in ("tokens", "token_log_probs")}
-  if hasattr(model, "log_distribution"):
-    ranks = token_ranks(model, token_ids)
-    is_token = token_ids != PADDING
-    for name, k in (("top_1_hits", 1), ("top_k_hits", top_k)):
-      sums[name] = tf.reduce_sum(tf.cast(is_token & (ranks < k), tf.int64), axis=1)
+  ranks = token_ranks(model, token_ids)
+  for name, k in (("top_1_hits", 1), ("top_k_hits", top_k)):
+    is_hit = (token_ids != PADDING) & (ranks < k)
+    sums[name] = tf.reduce_sum(tf.cast(is_hit, tf.int64), axis=1)
   return sums
 
 
 def token_ranks(model: Any, token_ids: tf.Tensor) -> tf.Tensor:
-  """int64 [batch, length]: how many tokens are more likely than each one in its place; a few sentences at a time."""
+  """int64 [batch, length]: how many tokens are more likely than each one in its place."""
 
-  def of_block(start: tf.Tensor) -> tf.Tensor:
-    block = token_ids[start : start + _SENTENCES_AT_ONCE]
-    distribution = model.log_distribution(block)
-    own = tf.gather(distribution, block, batch_dims=2)[..., tf.newaxis]
-    return tf.reduce_sum(tf.cast(distribution > own, tf.int64), axis=-1)
+  def read(time: tf.Tensor, log_probs: tf.Tensor, ranks: tf.Tensor) -> tf.Tensor:
+    own = tf.gather(log_probs, token_ids[:, time], batch_dims=1)
+    rank = tf.math.count_nonzero(log_probs > own[:, tf.newaxis], axis=1)
+    return tf.where(tf.range(tf.shape(ranks)[1]) == time, rank[:, tf.newaxis], ranks)
 
-  def step(start: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return start + _SENTENCES_AT_ONCE, tf.concat([found, of_block(start)], axis=0)
-
-  batch, length = tf.unstack(tf.shape(token_ids))
-  _, ranks = tf.while_loop(
-    lambda start, _: start < batch,
-    step,
-    [tf.constant(0), tf.zeros([0, length], tf.int64)],
-    shape_invariants=[tf.TensorShape([]), tf.TensorShape([None, None])],
-    maximum_iterations=None,
-  )
-  return ranks
+  return _read_along(model, token_ids, tf.shape(token_ids)[1], read, tf.zeros_like(token_ids))
 
 
 def next_token_log_probabilities(model: Any, prompt_ids: tf.Tensor) -> tf.Tensor:
   """float32 [batch, vocabulary]: what follows int64 [batch, length], filled up with `PADDING`."""
   batch, length = tf.unstack(tf.shape(prompt_ids))
   prompt_length = tf.math.count_nonzero(prompt_ids != PADDING, axis=1, dtype=tf.int32)
-  tokens = tf.pad(prompt_ids, [[0, 0], [1, 0]], constant_values=SENTENCE_START)
+
+  def read(time: tf.Tensor, log_probs: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
+    return tf.where((time == prompt_length)[:, tf.newaxis], log_probs, found)
+
+  return _read_along(model, prompt_ids, length + 1, read, tf.zeros([batch, model.vocabulary_size]))
+
+
+def _read_along(model: Any, token_ids: tf.Tensor, steps: tf.Tensor, read: Any, found: tf.Tensor) -> tf.Tensor:
+  """Steps along sentences; `read` makes `found` from the step's number, its distribution and what was found so far."""
+  tokens = tf.pad(token_ids, [[0, 0], [1, 0]], constant_values=SENTENCE_START)
+  start = (tf.constant(0), found, model.initial_state(tf.shape(token_ids)[0]))
 
   def step(time: tf.Tensor, found: tf.Tensor, state: Any) -> tuple[Any, ...]:
-    log_probs, new_state = model.step(tokens[:, time], state)
-    found = tf.where((time == prompt_length)[:, tf.newaxis], log_probs, found)
-    new_state = tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), new_state, start[2])
-    return time + 1, found, new_state
+    log_probs, state = model.step(tokens[:, time], state)
+    state = tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), state, start[2])
+    return time + 1, tf.ensure_shape(read(time, log_probs, found), start[1].shape), state
 
-  start = (tf.constant(0), tf.zeros([batch, model.vocabulary_size]), model.initial_state(batch))
-  return tf.while_loop(lambda time, *_: time <= length, step, start)[1]
+  return tf.while_loop(lambda time, *_: time < steps, step, start)[1]
 
 
 def language_signatures(

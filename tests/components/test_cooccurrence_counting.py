@@ -84,9 +84,10 @@ def test_parts_together_are_the_count_of_the_whole_text(text, tmp_path, by_dista
 def test_size_of_parts_does_not_show(text, tmp_path):
   _, chunks = text
   directories = [str(tmp_path / name) for name in ("one", "many")]
-  counts = [count(chunks, directory, Window(3), pairs_per_part=size) for directory, size in zip(
-    directories, (10**6, 10), strict=True
-  )]
+  counts = [
+    count(chunks, directory, Window(3), pairs_per_part=size)
+    for directory, size in zip(directories, (10**6, 10), strict=True)
+  ]
   one, many = (load_cooccurrences(directory) for directory in directories)
   # No part has more than one row where every row is too long.
   assert len(counts[0]) == 1 and len(counts[1]) > 30

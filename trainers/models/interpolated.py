@@ -43,10 +43,6 @@ class InterpolatedModel(keras.Model):
     """float32 [batch, length]: natural log probability of each token of int64 [batch, length]."""
     return self._mix(self.first(token_ids, training=training), self.second(token_ids))
 
-  def log_distribution(self, token_ids: Any) -> Any:
-    """float32 [batch, length, vocabulary]: natural log probability of each token in the place of each one."""
-    return self._mix(self.first.log_distribution(token_ids), self.second.log_distribution(token_ids))
-
   def initial_state(self, batch_size: Any) -> Any:
     """The states of both before the first token."""
     return self.first.initial_state(batch_size), self.second.initial_state(batch_size)
@@ -75,7 +71,8 @@ class InterpolatedModel(keras.Model):
     return float(self.weight)
 
   def _mix(self, first: Any, second: Any) -> Any:
-    log_weights = tf.math.log(tf.stack([self.weight, 1 - self.weight]))
+    weight = tf.convert_to_tensor(self.weight)
+    log_weights = tf.math.log(tf.stack([weight, 1 - weight]))
     return tf.reduce_logsumexp(tf.stack([first, second], axis=-1) + log_weights, axis=-1)
 
 

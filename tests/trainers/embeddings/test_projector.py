@@ -2,6 +2,8 @@
 
 import json
 import os
+import urllib.parse
+from wsgiref.util import setup_testing_defaults
 
 import numpy as np
 import pytest
@@ -9,7 +11,6 @@ from tensorboard.backend.event_processing.data_provider import MultiplexerDataPr
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
-from werkzeug.test import Client
 
 from trainers.embeddings.projector import write_projector
 
@@ -32,9 +33,12 @@ class Projector:
     self._apps = ProjectorPlugin(context).get_plugin_apps()
 
   def get(self, route, **query):
-    response = Client(self._apps[route]).get("/", query_string=query)
-    assert response.status_code == 200, response.data
-    return response.data
+    environ = {"QUERY_STRING": urllib.parse.urlencode(query)}
+    setup_testing_defaults(environ)
+    statuses = []
+    body = b"".join(self._apps[route](environ, lambda status, headers: statuses.append(status)))
+    assert statuses == ["200 OK"], body
+    return body
 
 
 def test_projector_shows_vectors_and_words(tmp_path):

@@ -81,7 +81,9 @@ def test_one_update_by_hand():
   model.compile(keras.optimizers.SGD(0.7), jit_compile=False)
   loss = model.train_on_batch(batch)
   assert loss == pytest.approx(losses_by_hand(*tables, batch).mean(), rel=1e-5)
-  for table, before, gradient in zip((model.word_vectors, model.context_vectors), tables, gradients, strict=True):
+  for table, before, gradient in zip(
+    (model.word_vectors, model.context_vectors), tables, gradients, strict=True
+  ):
     assert np.abs(gradient).max() > 0.01
     np.testing.assert_allclose(np.array(table), before - 0.7 * gradient, atol=1e-5)
 

@@ -55,13 +55,6 @@ def test_steps_give_what_the_call_gives_and_sum_to_one(mixed):
     np.testing.assert_allclose(own[is_token], expected[is_token, place], rtol=1e-4)
 
 
-def test_distributions_are_mixed_too(mixed):
-  found = np.exp(np.asarray(mixed.log_distribution(SENTENCES)))
-  np.testing.assert_allclose(found[SENTENCES != 1].sum(axis=-1), 1, rtol=1e-5)
-  own = np.take_along_axis(found, SENTENCES[..., np.newaxis], axis=-1)[..., 0]
-  np.testing.assert_allclose(own[SENTENCES != 1], np.exp(mixed(SENTENCES))[SENTENCES != 1], rtol=1e-5)
-
-
 def test_the_best_weight_is_that_of_a_search():
   random = np.random.default_rng(2)
   first, second = np.log(random.uniform(0.01, 1, (2, 500)))

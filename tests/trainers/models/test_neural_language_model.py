@@ -143,8 +143,8 @@ def fitted(model, **changes):
   + [(("lstm", "sampled"), True), (("transformer", "adaptive"), True)],
 )
 def test_fit_learns_the_sentences_by_heart(kind, jit):
-  rows = fitted(build(*kind, static_shapes=jit, dropout=0.1), jit_compile=jit)
-  assert rows[-1]["val_perplexity"] < 2 < 10 < rows[0]["perplexity"]
+  rows = fitted(build(*kind, num_layers=1, static_shapes=jit, dropout=0.1), jit_compile=jit)
+  assert rows[-1]["val_perplexity"] < 2 < 3 < rows[0]["perplexity"]
   assert rows[-1]["val_perplexity"] == pytest.approx(np.exp(rows[-1]["val_loss"]), rel=1e-4)
 
 

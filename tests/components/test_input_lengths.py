@@ -1,0 +1,69 @@
+"""Batches of examples of about the same length."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.input import train_dataset
+from pipeline.tasks.language_model import TASK, LanguageModelConfig
+
+LENGTHS = np.random.default_rng(4).integers(1, 60, 200)
+SPEC = {"token_ids": tf.io.VarLenFeature(tf.int64)}
+
+
+class Outputs:
+  """What train_dataset asks of TransformOutputs."""
+
+  def transformed_feature_spec(self):
+    return SPEC
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+  """One sentence a row: its number, as often as it is long."""
+  path = str(tmp_path_factory.mktemp("examples") / "a.gz")
+  with tf.io.TFRecordWriter(path, "GZIP") as writer:
+    for number, length in enumerate(LENGTHS):
+      values = tf.train.Int64List(value=[number + 10] * int(length))
+      features = tf.train.Features(feature={"token_ids": tf.train.Feature(int64_list=values)})
+      writer.write(tf.train.Example(features=features).SerializeToString())
+  return [path]
+
+
+def batches(files, count, first_epoch=0, task=TASK, **model):
+  config = LanguageModelConfig(training={"batch_size": 16}, model=model)
+  dataset = train_dataset(task, config, Outputs(), files, first_epoch)
+  return [token_ids.numpy() for token_ids, _ in dataset.take(count)]
+
+
+STEPS = len(LENGTHS) // 16
+
+
+def test_batches_are_full_and_of_similar_lengths(files):
+  found = batches(files, STEPS)
+  numbers = np.concatenate([batch[:, 0] - 10 for batch in found])
+  assert [len(batch) for batch in found] == [16] * STEPS
+  assert len(set(numbers)) == len(numbers) == 16 * STEPS
+  lengths = [LENGTHS[batch[:, 0] - 10] for batch in found]
+  assert max(np.ptp(length) for length in lengths) < 15
+  assert [length.min() for length in lengths] != sorted(length.min() for length in lengths)
+  # Far less padding than in batches of any lengths.
+  any_length = batches(files, STEPS, task=dataclasses.replace(TASK, length_feature=None))
+  padding, before = (
+    (np.concatenate([batch.ravel() for batch in made]) == 1).mean() for made in (found, any_length)
+  )
+  assert padding < 0.15 < before
+
+
+def test_epochs_differ_and_are_found_again_after_a_resumption(files):
+  whole = batches(files, 2 * STEPS)
+  resumed = batches(files, STEPS, first_epoch=1)
+  assert all(np.array_equal(a, b) for a, b in zip(whole[STEPS:], resumed, strict=True))
+  assert not all(np.array_equal(a, b) for a, b in zip(whole[:STEPS], resumed, strict=True))
+
+
+def test_training_sentences_are_cut(files):
+  found = batches(files, STEPS, max_training_tokens=20)
+  assert max(batch.shape[1] for batch in found) == 20
