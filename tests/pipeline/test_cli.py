@@ -108,6 +108,17 @@ def test_the_tasks(called):
   [
     (["run", "no_such_task"], 2, "no such task: no_such_task; choose from "),
     (["predict", "no_such_task", "a.jpg"], 2, "no such task: no_such_task; choose from "),
+    (["predict", "language_model"], 2, "nothing to ask about: give INPUT... or --file F"),
+    (
+      ["predict", "language_model", "--file", "missing.txt"],
+      1,
+      "--file missing.txt: No such file or directory",
+    ),
+    (
+      ["predict", "image_classification", "a.jpg", "--generate"],
+      1,
+      "--generate: image_classification generates no",
+    ),
     (["run", "image_classification", "--config", "missing.yaml"], 2, "missing.yaml: cannot read the config"),
     (["run", "image_classification", "--set", "training.epochs"], 2, "--set training.epochs: write it as "),
     (
@@ -142,7 +153,9 @@ def test_mistakes_of_every_verb(called, tmp_path, monkeypatch, arguments, status
 def test_debug_shows_the_traceback(called):
   status, _, err = called("run", "no_such_task", "--debug")
   assert status == 2
-  assert "Traceback" in err and err.endswith("no such task: no_such_task; choose from image_classification\n")
+  assert "Traceback" in err and err.splitlines()[-1].startswith(
+    "deepline: no such task: no_such_task; choose from image_classification, "
+  )
 
 
 def test_what_cannot_be_read_is_answered_in_its_place_without_a_server(called, tmp_path):

@@ -260,7 +260,6 @@ class _Logarithms:
   def __init__(self, model: keras.Model, name: str, count: int, bits: int | None):
     self._bits = bits
     self._codes = _add_table(model, f"{name}_codes", (count,), "uint8") if bits else None
-    # float32 whatever the precision policy is: sums of logarithms need their digits.
     self._values = _add_table(model, name, (2**bits if bits else count,), "float32")
 
   def assign(self, values: np.ndarray) -> None:
@@ -290,7 +289,10 @@ def _shifted(rows: tf.Tensor) -> tf.Tensor:
 
 
 def _add_table(model: keras.Model, name: str, shape: tuple[int, ...], dtype: str) -> Any:
-  return model.add_weight(name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False)
+  # Whatever the precision policy is: keys are not to be rounded, and sums of logarithms need their digits.
+  return model.add_weight(
+    name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False, autocast=False
+  )
 
 
 def _to_log10(values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_BITS = 8
-_LLOYD_STEPS = 20
+_LLOYD_STEPS = 100
 
 
 def quantize(values: np.ndarray, bits: int, exact: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

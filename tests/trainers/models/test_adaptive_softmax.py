@@ -126,7 +126,7 @@ def test_clusters_may_be_empty(where, data):
 
 
 def test_the_sampled_sum_is_unbiased(data):
-  """The sums that 3,000 samples estimate, against the exact one; without the clusters' logarithm there is no bias."""
+  """The mean of the sums that 3,000 samples give is the exact sum; their logarithms have a bias."""
   hidden, table, words = (values[:4] for values in data)
   table = data[1] * 0.5
   keras.utils.set_random_seed(4)

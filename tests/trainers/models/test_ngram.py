@@ -212,6 +212,14 @@ def test_keys_that_need_it_are_long(reference):
     np.testing.assert_allclose(scores[: len(row)], expected_scores(reference, row), atol=1e-5)
 
 
+def test_a_policy_of_less_precision_changes_nothing(reference, model):
+  keras.config.set_dtype_policy("mixed_bfloat16")
+  try:
+    assert_same_scores(NgramModel.from_backoff_model(reference), model, reference)
+  finally:
+    keras.config.set_dtype_policy("float32")
+
+
 def test_quantized_scores_are_those_of_the_decoded_values(reference, model, quantized):
   decoded = quantized.to_backoff_model(reference.vocabulary)
   assert_same_scores(quantized, NgramModel.from_backoff_model(decoded), reference, atol=1e-5)
@@ -221,13 +229,13 @@ def test_quantized_scores_are_those_of_the_decoded_values(reference, model, quan
       # What is 0 stays 0, and words are not quantized.
       assert not found[values == 0].any()
       assert len(np.unique(found)) <= (len(values) if not number else 256)
-      np.testing.assert_allclose(found, values, atol=1e-6 if not number else 0.05)
+      np.testing.assert_allclose(found, values, atol=1e-6 if not number else 0.07)
 
 
 def test_quantized_distributions_nearly_sum_to_one(reference, quantized):
   states = np.array([[-1, SENTENCE_START], [SENTENCE_START, 3], [3, 4], [4, 3], [UNKNOWN, UNKNOWN], [9, 4]])
   found = np.delete(quantized.next_token_log_probabilities(states).numpy(), SENTENCE_START, axis=1)
-  np.testing.assert_allclose(np.exp(found.astype(np.float64)).sum(axis=1), 1, atol=0.02)
+  np.testing.assert_allclose(np.exp(found.astype(np.float64)).sum(axis=1), 1, atol=0.08)
 
 
 def test_quantized_models_are_smaller(model, quantized):
