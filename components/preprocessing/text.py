@@ -24,8 +24,8 @@ from trainers.ngram.counting import SENTENCE_START, UNKNOWN
 
 # A space, in a file with one token a line (U+2581).
 SPACE = "▁"
-# Letters, marks and digits make words, with apostrophes and joiners (U+200C, U+200D) between them. RE2 cannot look around:
-# a match is a whole word, or one character that is neither of a word nor blank.
+# Letters, marks and digits make words, with apostrophes and joiners (U+200C, U+200D) between them. RE2 cannot look
+# around: a match is a whole word, or one character that is neither of a word nor blank.
 _WORD_CHARACTER = r"[\p{L}\p{M}\p{N}]"
 _WORD_OR_MARK = rf"{_WORD_CHARACTER}+(?:['’\x{{200C}}\x{{200D}}]{_WORD_CHARACTER}+)*|[^\s\p{{Z}}]"
 # No space before the first ones and after the second ones.
