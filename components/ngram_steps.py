@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-from trainers.ngram.pruning import prune, prune_to
-
 from components.compression_steps import Candidate, Setting, measured
 from components.config import InterpolateStep, PruneNgramsStep, QuantizeNgramsStep
 from components.counted_model import load_counted
@@ -14,6 +12,7 @@ from components.language import vocabulary
 from components.progress import report_progress
 from trainers.models.interpolated import InterpolatedModel
 from trainers.models.ngram import NgramModel
+from trainers.ngram.pruning import prune, prune_to
 
 
 def prune_ngrams(setting: Setting, candidate: Candidate, step: PruneNgramsStep) -> Candidate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import uuid
@@ -185,7 +186,9 @@ def _read_file(
   """
   number, (path, prefix) = numbered
   count = 0
-  for record in tf.data.TFRecordDataset(path, compression_type="GZIP").as_numpy_iterator():
+  # One by one, records cost five times as much to read.
+  batches = tf.data.TFRecordDataset(path, compression_type="GZIP").batch(_BATCH_SIZE).as_numpy_iterator()
+  for record in itertools.chain.from_iterable(batches):
     features = tf.train.Example.FromString(record).features.feature
     texts = features[text_feature].bytes_list.value if text_feature in features else ()
     if len(texts) != 1:
