@@ -35,7 +35,6 @@ _BATCH_SIZE = 256
 # Records of an output file: as many are in memory while they are brought into their order.
 _RECORDS_PER_FILE = 1 << 14
 _OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
-_READ = "read"
 _COUNT_FILE = "counts-{:05d}.json"
 
 
@@ -63,8 +62,7 @@ class SignatureHandler(ModelHandler[bytes, np.ndarray, SavedModelSession]):
     output = _item(found.outputs, output_name, f"signature {signature!r}: output")
     inputs = list(found.inputs.values())
     if len(inputs) != 1 or not _is_tensor(inputs[0], tf.string, 1):
-      shown = ", ".join(sorted(found.inputs))
-      raise ValueError(f"signature {signature!r}: its inputs ({shown}) are not one string [batch]")
+      raise ValueError(f"signature {signature!r}: inputs {sorted(found.inputs)} are not one string [batch]")
     if not _is_tensor(output, tf.float32, 2):
       raise ValueError(f"signature {signature!r}: output {output_name!r} is not float32 [batch, dim]")
     self._model_dir = model_dir
@@ -140,8 +138,8 @@ class Executor(BaseBeamExecutor):
       _embed(numbered, handler, exec_properties["text_feature"], keys, partial_dir)
     total = _check_counts(partial_dir, files)
     fileio.rmtree(partial_dir)
-    for name in ("read", "written"):
-      result.set_int_custom_property(name, total)
+    result.set_int_custom_property("read", total)
+    result.set_int_custom_property("written", total)
     report_progress(f"embedded {total} texts")
 
 
@@ -161,7 +159,7 @@ def _embed(
 ) -> None:
   """Embeds (number, (input file, prefix of its output files)), and leaves a file of counts for each of them."""
   arguments = (text_feature, keys, _RECORDS_PER_FILE)
-  read = files | "Read" >> beam.FlatMap(_read_file, *arguments).with_outputs(_READ, main="texts")
+  read = files | "Read" >> beam.FlatMap(_read_file, *arguments).with_outputs("read", main="texts")
   written = (
     read.texts
     | "Infer" >> RunInference(KeyedModelHandler(handler))
@@ -170,7 +168,7 @@ def _embed(
     | "Write" >> beam.Map(_write_file, partial_dir)
   )
   _ = (
-    {"read": read[_READ], "written": written}
+    {"read": read.read, "written": written}
     | "Counts" >> beam.CoGroupByKey()
     | "WriteCounts" >> beam.Map(_write_counts, partial_dir)
   )
@@ -179,14 +177,14 @@ def _embed(
 def _read_file(
   numbered: tuple[int, tuple[str, str]], text_feature: str, keys: Sequence[str], records_per_file: int
 ) -> Iterator[Any]:
-  """((file's number, output file, position, key columns), text) of each record, and how many there are.
+  """((file's number, output file, position, key columns), text) of each record, and how many; none make an empty file.
 
   Raises:
     ValueError: a record has not one text, or lacks a key column.
   """
   number, (path, prefix) = numbered
   count = 0
-  # One by one, records cost five times as much to read.
+  # One by one, records cost four times as much to read.
   batches = tf.data.TFRecordDataset(path, compression_type="GZIP").batch(_BATCH_SIZE).as_numpy_iterator()
   for record in itertools.chain.from_iterable(batches):
     features = tf.train.Example.FromString(record).features.feature
@@ -200,9 +198,8 @@ def _read_file(
     yield (number, target, count, kept.SerializeToString()), texts[0]
     count += 1
   if not count:
-    # Nothing comes of it, but who reads the split wants to find a file.
     tf.io.TFRecordWriter(f"{prefix}-{0:05d}.gz", _OPTIONS).close()
-  yield beam.pvalue.TaggedOutput(_READ, (number, count))
+  yield beam.pvalue.TaggedOutput("read", (number, count))
 
 
 def _to_record(embedded: tuple[tuple, np.ndarray]) -> tuple[tuple[int, str], tuple[int, bytes]]:

@@ -194,7 +194,7 @@ def test_other_columns_and_signatures(examples, model, tmp_path):
     ({"signature": "translate"}, "signature 'translate' is not there, but .*embed"),
     ({"output_name": "vector"}, "output 'vector' is not there, but embedding, num_words"),
     ({"output_name": "num_words"}, "'num_words' is not float32"),
-    ({"signature": "join", "output_name": "text"}, "first, second.* are not one string"),
+    ({"signature": "join", "output_name": "text"}, "'first', 'second'.* are not one string"),
     ({"signature": "score"}, "ids.* are not one string"),
     ({"key_features": ["embedding"]}, "name of the embeddings"),
   ],

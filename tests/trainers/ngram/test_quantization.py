@@ -1,9 +1,13 @@
 """Bins and their means."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from trainers.models.ngram import NgramModel
 from trainers.ngram.quantization import quantize
+from trainers.ngram.smoothing import Smoothing
 
 
 def test_bins_by_hand():
@@ -43,6 +47,12 @@ def test_means_are_those_of_their_values():
   np.testing.assert_allclose(found, means, atol=0.02)
 
 
+def test_a_value_that_most_have_takes_no_more_than_a_bin():
+  values = np.concatenate([np.full(10_000, -3), np.linspace(-2, -1, 255)]).astype(np.float32)
+  codes, means = quantize(values, 8, exact=())
+  assert means[codes].tolist() == values.tolist()
+
+
 def test_few_different_values_stay_as_they_are():
   values = np.array([-1, -1, -1, -2, -0.5, -2], np.float32)
   codes, means = quantize(values, 3, exact=(0.0,))
@@ -57,3 +67,13 @@ def test_few_different_values_stay_as_they_are():
 def test_other_numbers_of_bits_are_refused(bits):
   with pytest.raises(ValueError, match=f"{bits} bits: from 2 to 8 are possible"):
     quantize(np.zeros(3, np.float32), bits, exact=())
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("smoothing", [Smoothing(cutoffs=(0, 0, 1)), Smoothing(), Smoothing("add_k", k=0.1)])
+def test_quantized_probabilities_nearly_sum_to_one(small_model, sums, order, smoothing):
+  smoothing = dataclasses.replace(smoothing, cutoffs=smoothing.cutoffs[:order])
+  model = small_model(order, smoothing)
+  quantized = NgramModel.from_backoff_model(model, bits=8).to_backoff_model(model.vocabulary)
+  off = np.abs(sums(quantized) - 1)
+  assert off.max() < 0.07 and off.mean() < 0.02
