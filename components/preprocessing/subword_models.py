@@ -107,6 +107,22 @@ def learn_sentencepieces(lines: Sequence[str], num_pieces: int) -> tuple[list[st
     op takes its input as it is: the spaces, and one before each line, have to be "▁" already.
 
   Raises:
+    ValueError: see `train_sentencepiece`.
+  """
+  model = train_sentencepiece(lines, num_pieces)
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  numbers = range(len(SPECIAL_WORDS), processor.get_piece_size())
+  return [processor.id_to_piece(number) for number in numbers], _flatbuffer(model)
+
+
+def train_sentencepiece(lines: Sequence[str], num_pieces: int) -> bytes:
+  """SentencePiece's own model, with the ids of `SPECIAL_WORDS` before those of the pieces.
+
+  Args:
+    lines: see `learn_sentencepieces`.
+    num_pieces: at most so many pieces; fewer where there is little text.
+
+  Raises:
     ValueError: there are more different characters than pieces.
 
   Source: Kudo, 2018, "Subword Regularization", arXiv:1804.10959.
@@ -118,7 +134,6 @@ def learn_sentencepieces(lines: Sequence[str], num_pieces: int) -> tuple[list[st
       model_writer=writer,
       model_type="unigram",
       vocab_size=num_pieces + len(SPECIAL_WORDS),
-      # Fewer pieces where there is little text.
       hard_vocab_limit=False,
       # The text is normalised already.
       normalization_rule_name="identity",
@@ -131,12 +146,7 @@ def learn_sentencepieces(lines: Sequence[str], num_pieces: int) -> tuple[list[st
     raise ValueError(
       f"SentencePiece cannot learn {num_pieces} pieces (preprocessing.vocabulary_size): {error}"
     ) from error
-  model = writer.getvalue()
-  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-  entries = [
-    processor.id_to_piece(number) for number in range(len(SPECIAL_WORDS), processor.get_piece_size())
-  ]
-  return entries, _flatbuffer(model)
+  return writer.getvalue()
 
 
 def _flatbuffer(model: bytes) -> bytes:

@@ -45,7 +45,7 @@ def learn_tokens(tokens: tf.Tensor, config: TokenizationConfig) -> tf.Tensor:
   Returns:
     string [], path of the vocabulary file.
   """
-  learn = _LearnFromCounts(_take_tokens, (config.min_count,), config.min_count, config.vocabulary_size)
+  learn = LearnFromCounts(_take_tokens, (config.min_count,), config.min_count, config.vocabulary_size)
   path, _ = _analyze(_counted(tokens), learn, "learn_tokens")
   return path
 
@@ -61,7 +61,7 @@ def learn_wordpieces(words: tf.Tensor, config: TokenizationConfig) -> tuple[tf.T
     string [], path of the vocabulary file; uint8 [bytes], the model.
   """
   num_pieces = config.vocabulary_size or DEFAULT_NUM_PIECES
-  learn = _LearnFromCounts(_take_wordpieces, (num_pieces,), 1, _MAX_WORDS)
+  learn = LearnFromCounts(_take_wordpieces, (num_pieces,), 1, _MAX_WORDS)
   return _analyze(_counted(words), learn, "learn_wordpieces")
 
 
@@ -75,7 +75,7 @@ def learn_sentencepieces(lines: tf.Tensor, config: TokenizationConfig) -> tuple[
   Returns:
     string [], path of the vocabulary file; uint8 [bytes], the model.
   """
-  learn = _LearnFromLines(config.vocabulary_size or DEFAULT_NUM_PIECES)
+  learn = LearnFromLines(config.vocabulary_size or DEFAULT_NUM_PIECES)
   return _analyze([lines], learn, "learn_sentencepieces")
 
 
@@ -105,7 +105,7 @@ def _analyze(inputs: list[tf.Tensor], learn: tft_beam.experimental.PTransformAna
   return path, model
 
 
-class _LearnFromCounts(tft_beam.experimental.PTransformAnalyzer):
+class LearnFromCounts(tft_beam.experimental.PTransformAnalyzer):
   """Counts tokens and learns from the counts.
 
   Args:
@@ -183,7 +183,7 @@ def _take_wordpieces(counts: list[tuple[str, int]], num_pieces: int) -> tuple[li
   return subword_models.learn_wordpieces(counts, num_pieces)
 
 
-class _LearnFromLines(tft_beam.experimental.PTransformAnalyzer):
+class LearnFromLines(tft_beam.experimental.PTransformAnalyzer):
   """SentencePiece on a sample of the lines."""
 
   def __init__(self, num_pieces: int):

@@ -2,7 +2,7 @@
 
 All take hidden states as rows, float32 [tokens, embedding_dim], so that the caller decides which tokens are worth
 the work, and the table of embeddings, float32 [vocabulary, embedding_dim]. The start of the sentence, which is never
-predicted, has log probability `NEVER`.
+predicted, has log probability `NEVER`. Logits and biases are float32 whatever the precision policy.
 
 Source: Press and Wolf 2017, arXiv:1608.05859, and Inan, Khosravi and Socher 2017, arXiv:1611.01462 (tied embeddings)
 """
@@ -53,7 +53,9 @@ class FullSoftmax(keras.layers.Layer):
 
   def build(self, input_shape: Any) -> None:
     """Makes the bias of each word; the kernel is the table of embeddings."""
-    self.bias = self.add_weight(name="bias", shape=(self.vocabulary_size,), initializer="zeros")
+    self.bias = self.add_weight(
+      name="bias", shape=(self.vocabulary_size,), initializer="zeros", autocast=False
+    )
 
   def assign_frequencies(self, log_frequencies: np.ndarray) -> None:
     """Biases under which words are as likely as they are frequent, before anything is learned."""
@@ -179,8 +181,12 @@ class AdaptiveSoftmax(keras.layers.Layer):
     """Makes a vector for each cluster, and the bias of each word and cluster."""
     num_clusters = len(self.cutoffs)
     self.kernel = self.add_weight(name="kernel", shape=(num_clusters, input_shape[-1]), initializer="zeros")
-    self.bias = self.add_weight(name="bias", shape=(self.vocabulary_size,), initializer="zeros")
-    self.cluster_bias = self.add_weight(name="cluster_bias", shape=(num_clusters,), initializer="zeros")
+    self.bias = self.add_weight(
+      name="bias", shape=(self.vocabulary_size,), initializer="zeros", autocast=False
+    )
+    self.cluster_bias = self.add_weight(
+      name="cluster_bias", shape=(num_clusters,), initializer="zeros", autocast=False
+    )
 
   def assign_frequencies(self, log_frequencies: np.ndarray) -> None:
     """Biases under which words are as likely as they are frequent, before anything is learned."""

@@ -40,9 +40,9 @@ class LstmLayer(layers.Layer):
     uniform = keras.initializers.RandomUniform(-bound, bound)
     self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], width), initializer=uniform)
     self.recurrent_kernel = self.add_weight(
-      name="recurrent_kernel", shape=(self.units, width), initializer=uniform.clone()
+      name="recurrent_kernel", shape=(self.units, width), initializer=uniform.clone(), autocast=False
     )
-    self.bias = self.add_weight(name="bias", shape=(width,), initializer=_forget_nothing)
+    self.bias = self.add_weight(name="bias", shape=(width,), initializer=_forget_nothing, autocast=False)
 
   def call(self, x: Any, training: bool | None = None) -> Any:
     """float32 [length, batch, units] from [length, batch, width]."""
