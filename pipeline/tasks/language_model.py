@@ -91,6 +91,6 @@ TASK = language_task(
   build_model=build_model,
   train=train,
   length_feature="token_ids",
-  compression_steps=("prune", "distill", "interpolate"),
+  compression_steps=("prune", "interpolate"),
   report=report,
 )
