@@ -8,7 +8,9 @@ means that it waits for all of it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -113,7 +115,7 @@ class EstimateNgrams(beam.PTransform):
 
   def expand(self, counted: beam.PCollection) -> beam.PCollection:
     chunks = counted | "Chunks" >> beam.Map(lambda pair: pair[0])
-    total = counted | "Words" >> beam.Map(lambda pair: pair[1]) | beam.CombineGlobally(_sum_arrays)
+    total = counted | "Words" >> beam.Map(lambda pair: pair[1]) | beam.CombineGlobally(sum)
     works = AsSingleton(
       counted.pipeline
       | "Start" >> beam.Create([None])
@@ -165,16 +167,8 @@ def _write_chunk(
   return Chunk(source, number, path), passes.count_words(ids, lengths, vocabulary_size)
 
 
-def _sum_arrays(arrays: Iterable[Any]) -> Any:
-  return sum(arrays)
-
-
-def _sum_counts(counts: Iterable[PartCounts]) -> PartCounts | None:
-  total = None
-  for count in counts:
-    if count is not None:
-      total = count if total is None else total + count
-  return total
+def _sum_counts(counts: Iterable[PartCounts]) -> PartCounts:
+  return functools.reduce(operator.add, counts)
 
 
 def _make_works(

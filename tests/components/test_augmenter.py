@@ -11,20 +11,15 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
 from components.augmenter import Augmenter, Executor, add_copies, example_seed
+from components.config import BeamConfig
 from components.preprocessing.augmentation import AugmentationConfig
 from components.task import TransformOutputs
+from pipeline.graph import beam_arguments
 from pipeline.tasks.image_classification import TASK, ImageClassificationConfig
 
 RNG = np.random.default_rng(21)
 SHAPE = (6, 7, 3)
 SPLITS = {"train": (70, 5), "validation": (4,), "test": (3, 0)}
-# FnApiRunner by name: Beam's default runner looks for another program first. The image is for remote workers;
-# where none is named, TFX packs its own source code for them, which takes seconds.
-ONE_WORKER = [
-  "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-  "--sdk_container_image=unused",
-]
-TWO_WORKERS = [*ONE_WORKER, "--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 
 
 def make_config(copies=2, seed=17, **augmentation):
@@ -91,10 +86,12 @@ def examples(tmp_path_factory):
   return write_examples(tmp_path_factory.mktemp("examples"))
 
 
-def run(directory, examples, graph_uri, config, beam_args=ONE_WORKER):
+def run(directory, examples, graph_uri, config, num_workers=1):
   graph, result = standard_artifacts.TransformGraph(), standard_artifacts.Examples()
   graph.uri, result.uri = graph_uri, str(directory)
-  context = BaseBeamExecutor.Context(beam_pipeline_args=list(beam_args), tmp_dir=str(directory))
+  context = BaseBeamExecutor.Context(
+    beam_pipeline_args=beam_arguments(BeamConfig(num_workers=num_workers)), tmp_dir=str(directory)
+  )
   Executor(context).Do(
     {"transformed_examples": [examples], "transform_graph": [graph]},
     {"examples": [result]},
@@ -103,24 +100,13 @@ def run(directory, examples, graph_uri, config, beam_args=ONE_WORKER):
   return result
 
 
-def files(artifact):
-  """{path below the artifact: records}."""
-  found = {}
-  for root, _, names in os.walk(artifact.uri):
-    for name in names:
-      path = os.path.join(root, name)
-      dataset = tf.data.TFRecordDataset(path, compression_type="GZIP")
-      found[os.path.relpath(path, artifact.uri)] = list(dataset.as_numpy_iterator())
-  return found
-
-
 @pytest.fixture(scope="module")
 def augmented(tmp_path_factory, examples, graph_uri):
   return run(tmp_path_factory.mktemp("augmented"), examples, graph_uri, make_config())
 
 
-def test_training_examples_are_followed_by_their_copies(augmented, examples, graph_uri):
-  given, written = files(examples), files(augmented)
+def test_training_examples_are_followed_by_their_copies(augmented, examples, graph_uri, records_of):
+  given, written = records_of(examples), records_of(augmented)
   assert written.keys() == given.keys()
   config = make_config()
   images, seeds, copies = [], [], []
@@ -158,20 +144,20 @@ def test_the_artifact_is_read_like_transform_writes_it(augmented, examples):
 # Each worker process imports TFX anew: half a minute of one core each.
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_number_of_workers_does_not_show(augmented, examples, graph_uri, tmp_path):
-  again = run(tmp_path, examples, graph_uri, make_config(), TWO_WORKERS)
-  assert files(again) == files(augmented)
+def test_number_of_workers_does_not_show(augmented, examples, graph_uri, tmp_path, records_of):
+  again = run(tmp_path, examples, graph_uri, make_config(), num_workers=2)
+  assert records_of(again) == records_of(augmented)
 
 
-def test_another_seed_gives_other_copies(augmented, examples, graph_uri, tmp_path):
-  other = files(run(tmp_path, examples, graph_uri, make_config(seed=18)))
+def test_another_seed_gives_other_copies(augmented, examples, graph_uri, tmp_path, records_of):
+  other = records_of(run(tmp_path, examples, graph_uri, make_config(seed=18)))
   train = "Split-train/transformed_examples-00000-of-00002.gz"
-  assert other[train][::3] == files(augmented)[train][::3]
-  assert other[train] != files(augmented)[train]
+  assert other[train][::3] == records_of(augmented)[train][::3]
+  assert other[train] != records_of(augmented)[train]
 
 
-def test_without_copies_everything_stays(examples, graph_uri, tmp_path):
-  assert files(run(tmp_path, examples, graph_uri, make_config(copies=0))) == files(examples)
+def test_without_copies_everything_stays(examples, graph_uri, tmp_path, records_of):
+  assert records_of(run(tmp_path, examples, graph_uri, make_config(copies=0))) == records_of(examples)
 
 
 def test_seed_depends_on_content_run_and_copy():

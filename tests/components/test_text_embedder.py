@@ -11,20 +11,16 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
 from components import text_embedder
+from components.config import BeamConfig
 from components.example_gen.executor import to_example
 from components.text_embedder import Executor, SignatureHandler, TextEmbedder
+from pipeline.graph import beam_arguments
 from serving.export import export_saved_model
-from trainers.embeddings.mean_embedding import MeanEmbedding
+from trainers.embeddings.mean_embedding import mean_embedding
 
 WORDS = ["<unk>", "<s>", "</s>", "in", "the", "beginning", "god", "created", "heaven", "그리고"]
 DIM = 6
 SPLITS = {"train": (41, 9), "validation": (5,), "test": (0, 3)}
-# FnApiRunner by name, and an image: see test_augmenter.py.
-ONE_WORKER = [
-  "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-  "--sdk_container_image=unused",
-]
-TWO_WORKERS = [*ONE_WORKER, "--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +33,11 @@ def vectors():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, vectors):
   """A Model artifact: words between blanks, looked up, and the mean of their vectors."""
-  mean = MeanEmbedding.from_vectors(vectors)
+  table_of_vectors = tf.Variable(vectors)
+
+  def mean(token_ids):
+    return mean_embedding(table_of_vectors, token_ids)
+
   ids = tf.lookup.KeyValueTensorInitializer(WORDS[3:], tf.range(3, len(WORDS), dtype=tf.int64))
   table = tf.lookup.StaticHashTable(ids, default_value=0)
 
@@ -54,7 +54,7 @@ def model(tmp_path_factory, vectors):
   artifact.uri = str(tmp_path_factory.mktemp("model"))
   export_saved_model(
     os.path.join(artifact.uri, "Format-Serving"),
-    [table],
+    [table, table_of_vectors],
     {
       "serving_default": (lambda text: {"embedding": mean(tf.strings.length(text)[:, None])}, {"text": text}),
       "embed": (embed, {"text": text}),
@@ -95,30 +95,19 @@ def examples(tmp_path_factory):
   return write_examples(tmp_path_factory.mktemp("examples"), make_features)
 
 
-def run(directory, examples, model, beam_args=ONE_WORKER, **parameters):
+def run(directory, examples, model, num_workers=1, **parameters):
   result = standard_artifacts.Examples()
   result.uri = str(directory)
   component = TextEmbedder(
     examples=channel_utils.as_channel([examples]), model=channel_utils.as_channel([model]), **parameters
   )
-  context = BaseBeamExecutor.Context(beam_pipeline_args=list(beam_args), tmp_dir=str(directory))
+  context = BaseBeamExecutor.Context(
+    beam_pipeline_args=beam_arguments(BeamConfig(num_workers=num_workers)), tmp_dir=str(directory)
+  )
   Executor(context).Do(
     {"examples": [examples], "model": [model]}, {"embeddings": [result]}, component.exec_properties
   )
   return result
-
-
-def records(artifact):
-  """{path below the artifact: [tf.Example]}."""
-  found = {}
-  for root, _, names in os.walk(artifact.uri):
-    for name in names:
-      path = os.path.join(root, name)
-      dataset = tf.data.TFRecordDataset(path, compression_type="GZIP")
-      found[os.path.relpath(path, artifact.uri)] = [
-        tf.train.Example.FromString(record) for record in dataset.as_numpy_iterator()
-      ]
-  return found
 
 
 def mean_by_hand(text, vectors):
@@ -132,14 +121,15 @@ def embedded(tmp_path_factory, examples, model):
   return run(tmp_path_factory.mktemp("embedded"), examples, model)
 
 
-def test_every_text_has_its_embedding(embedded, examples, vectors):
-  given, written = records(examples), records(embedded)
+def test_every_text_has_its_embedding(embedded, examples, vectors, records_of):
+  given, written = records_of(examples), records_of(embedded)
   assert {path.replace(".gz", "-00000.gz") for path in given} == set(written)
   count = 0
   for path, originals in given.items():
     found = written[path.replace(".gz", "-00000.gz")]
     assert len(found) == len(originals)
-    for original, example in zip(originals, found, strict=True):
+    for pair in zip(originals, found, strict=True):
+      original, example = (tf.train.Example.FromString(record) for record in pair)
       assert set(example.features.feature) == {"path", "line", "embedding"}
       for key in ("path", "line"):
         assert example.features.feature[key] == original.features.feature[key]
@@ -158,14 +148,16 @@ def test_the_artifact_is_read_like_other_examples(embedded, examples):
   assert sorted(os.listdir(embedded.uri)) == ["Split-test", "Split-train", "Split-validation"]
 
 
-def test_long_files_are_cut_and_batches_do_not_show(embedded, examples, model, tmp_path, monkeypatch):
+def test_long_files_are_cut_and_batches_do_not_show(
+  embedded, examples, model, tmp_path, monkeypatch, records_of
+):
   monkeypatch.setattr(text_embedder, "_RECORDS_PER_FILE", 16)
   monkeypatch.setattr(text_embedder, "_BATCH_SIZE", 7)
-  written = records(run(tmp_path, examples, model))
+  written = records_of(run(tmp_path, examples, model))
   prefix = os.path.join("Split-train", "data_tfrecord-00000-of-00002")
   cut = [written.pop(f"{prefix}-{block:05d}.gz") for block in range(3)]
   assert [len(block) for block in cut] == [16, 16, 9]
-  whole = records(embedded)
+  whole = records_of(embedded)
   assert sum(cut, []) == whole.pop(f"{prefix}-00000.gz")
   assert written == whole
 
@@ -173,15 +165,16 @@ def test_long_files_are_cut_and_batches_do_not_show(embedded, examples, model, t
 # Each worker process imports TensorFlow and TFX anew: half a minute of one core each.
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_number_of_workers_does_not_show(embedded, examples, model, tmp_path):
-  assert records(run(tmp_path, examples, model, TWO_WORKERS)) == records(embedded)
+def test_number_of_workers_does_not_show(embedded, examples, model, tmp_path, records_of):
+  assert records_of(run(tmp_path, examples, model, num_workers=2)) == records_of(embedded)
 
 
-def test_other_columns_and_signatures(examples, model, tmp_path):
+def test_other_columns_and_signatures(examples, model, tmp_path, records_of):
   result = run(
     tmp_path, examples, model, text_feature="path", key_features=["weight"], signature="serving_default"
   )
-  found = records(result)[os.path.join("Split-validation", "data_tfrecord-00000-of-00001-00000.gz")]
+  records = records_of(result)[os.path.join("Split-validation", "data_tfrecord-00000-of-00001-00000.gz")]
+  found = [tf.train.Example.FromString(record) for record in records]
   assert [example.features.feature["weight"].float_list.value[0] for example in found] == [
     number / 4 for number in range(50, 55)
   ]

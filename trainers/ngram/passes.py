@@ -213,18 +213,6 @@ def part_sections(
   return keep(sections, [plan.smoothing.is_kept(level, number) for number, level in enumerate(levels)])
 
 
-def join_sections(parts: Sequence[Sequence[Section]]) -> list[Section]:
-  """The sections of a whole model from those of all parts, in their order."""
-  joined = []
-  for number, pieces in enumerate(zip(*parts, strict=True)):
-    lengths = [len(part[number - 1]) if number else 0 for part in parts]
-    starts = np.cumsum([0, *lengths[:-1]])
-    parent = [piece.parent + start for piece, start in zip(pieces, starts, strict=True)]
-    rest = ([getattr(piece, name) for piece in pieces] for name in _VALUE_COLUMNS)
-    joined.append(Section(*(np.concatenate(column) for column in (parent, *rest))))
-  return joined
-
-
 def _wanted(plan: Plan, part: int, owner: int) -> Iterator[tuple[np.ndarray, ...]]:
   """(parent, word, count, discount) of the contexts of one part that another one holds, for each length."""
   edges = np.load(plan.path(f"edges-{part}.npz"))
@@ -241,7 +229,6 @@ def _wanted(plan: Plan, part: int, owner: int) -> Iterator[tuple[np.ndarray, ...
 
 _CONTEXT_COLUMNS = ("parent", "word", "count", "discount")
 _LEVEL_COLUMNS = ("parent", "word", "occurrences", "lefts")
-_VALUE_COLUMNS = ("word", "log10_probability", "log10_backoff")
 
 
 def _save(plan: Plan, name: str, table: Contexts | Level, columns: Sequence[str]) -> None:

@@ -6,14 +6,13 @@ import pathlib
 import numpy as np
 import pytest
 
-from trainers.ngram.arpa import BackoffModel, backed_off
+from trainers.ngram.arpa import backed_off
 from trainers.ngram.counting import SENTENCE_START, UNKNOWN
 from trainers.ngram.passes import (
   Plan,
   all_discounts,
   build_part,
   count_words,
-  join_sections,
   part_ranges,
   part_sections,
   sum_contexts,
@@ -21,6 +20,7 @@ from trainers.ngram.passes import (
   write_windows,
 )
 from trainers.ngram.smoothing import Smoothing
+from trainers.ngram.tables import join_pieces, load_model, save_piece, save_vocabulary
 
 DATA = pathlib.Path(__file__).parents[2] / "data"
 KNESER_NEY = Smoothing()
@@ -37,6 +37,19 @@ def read_text():
     return flat, np.array([len(sentence) for sentence in sentences])
 
   return read
+
+
+def whole_model(folder, vocabulary, parts):
+  """The model of which each part has the given sections, by way of its files."""
+  for number in range(len(parts[0])):
+    prefixes = [str(folder / f"piece-{part}-{number}") for part in range(len(parts))]
+    for prefix, sections in zip(prefixes, parts, strict=True):
+      save_piece(prefix, sections[number])
+    join_pieces(
+      str(folder), number, prefixes, [len(sections[number - 1]) for sections in parts] if number else []
+    )
+  save_vocabulary(str(folder), vocabulary)
+  return load_model(str(folder))
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +74,7 @@ def estimate():
     for part in parts:
       total_contexts(plan, part)
     sections = [part_sections(plan, part, taken, counts.unigrams, unigram_discount) for part in parts]
-    return BackoffModel(vocabulary, join_sections(sections)), plan, counts
+    return whole_model(folder, vocabulary, sections), plan, counts
 
   return run
 
