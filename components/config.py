@@ -78,8 +78,17 @@ class NgramConfig(Section):
   cutoffs: tuple[Annotated[int, Field(ge=0)], ...] = ()
   # Whether the models of all lower orders are estimated too, to compare with in the report.
   compare_orders: bool = True
-  # A folder for what is between two passes, which all Beam workers see; None: this machine's temporary folder.
-  work_dir: str | None = None
+
+
+class EmbeddingsConfig(Section):
+  """Word vectors made before the network is trained: its first weights."""
+
+  # Counted ("ppmi": Levy and Goldberg 2014) or trained ("skip_gram": Mikolov et al. 2013).
+  method: Literal["ppmi", "skip_gram"] = "ppmi"
+  # Words to either side that are near.
+  window: Annotated[int, Field(ge=1, le=20)] = 5
+  # Passes of "skip_gram" over the text.
+  epochs: Positive = 5
 
 
 class TrainingConfig(Section):
@@ -214,6 +223,8 @@ class BeamConfig(Section):
   num_workers: Positive = 1
   # Further arguments, for example --runner=DataflowRunner --project=...
   args: tuple[str, ...] = ()
+  # A folder, which all workers see, for what one pass of counting leaves to the next; None: the temporary folder here.
+  work_dir: str | None = None
 
 
 class StageResources(Section):

@@ -1,4 +1,4 @@
-"""What the NgramCounter left, as Keras models: the Trainer's part of tasks with n-grams."""
+"""What the TextCounter left, as Keras models: the Trainer's part of tasks with n-grams."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import keras
 import tensorflow as tf
 from tfx.utils import io_utils
 
-from components.input import eval_dataset
+from components.compression_measurement import Measurement
 from components.language import TOKEN_IDS
-from components.ngram_counter import order_dir, orders_of
 from components.ngram_counting import read_tokens
 from components.progress import report_progress
+from components.text_counter import order_dir, orders_of
 from components.trainer import TrainingRun
-from trainers.losses import Perplexity
 from trainers.models.ngram import NgramModel
 from trainers.ngram.arpa import BackoffModel
 from trainers.ngram.histories import count_unseen_histories
@@ -34,7 +33,7 @@ def train_counted(run: TrainingRun) -> NgramModel:
   run's directory.
 
   Raises:
-    ValueError: the graph has no NgramCounter.
+    ValueError: the graph has no TextCounter.
   """
   if run.counts_dir is None:
     raise ValueError("there are no n-grams: set the section ngram")
@@ -78,10 +77,7 @@ def load_counted(run_dir: str) -> NgramModel:
 
 
 def _measure(run: TrainingRun, order: int, counted: BackoffModel, model: NgramModel) -> dict[str, Any]:
-  perplexity = Perplexity()
-  score = tf.function(model)
-  for token_ids, targets in eval_dataset(run.task, run.config, run.outputs, run.validation_files):
-    perplexity.update_state(targets, score(token_ids))
+  measurement = Measurement(run.task, run.outputs, run.validation_files)
   unseen = total = 0
   for ids, lengths in read_tokens(run.validation_files, TOKEN_IDS):
     found = count_unseen_histories(counted.sections, ids, lengths, len(counted.vocabulary))
@@ -89,7 +85,7 @@ def _measure(run: TrainingRun, order: int, counted: BackoffModel, model: NgramMo
   row = {
     "order": order,
     "ngrams": sum(len(section) for section in counted.sections),
-    "perplexity": float(perplexity.result()),
+    "perplexity": measurement.quality(run.config, tf.function(model))["perplexity"],
     "unseen_histories": unseen / max(total, 1),
   }
   report_progress(

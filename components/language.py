@@ -5,7 +5,6 @@ The command line reads this module: TensorFlow and Keras are imported inside fun
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +47,7 @@ def language_task(**fields: Any) -> Task:
     "decode_output": decode_output,
     "decode_generated": decode_generated,
     "render": render,
+    "report": report,
   }
   return Task(**{**shared, **fields})
 
@@ -122,10 +122,15 @@ def predict(model: Any, inputs: Any, features: Any, config: RunConfig, outputs: 
 
 
 def signatures(model: Any, to_inputs: Any, config: RunConfig, outputs: Any) -> dict[str, Any]:
-  """The next token's distribution, generation, and what the Evaluator adds up."""
-  from components.sentences import language_signatures
+  """The next token's distribution, generation, what the Evaluator adds up; the embedding of a text."""
+  from components.sentences import embed_signature, language_signatures
 
-  return language_signatures(model, to_inputs, vocabulary(outputs), config.preprocessing.kind, config.answers)
+  found = language_signatures(
+    model, to_inputs, vocabulary(outputs), config.preprocessing.kind, config.answers
+  )
+  # An n-gram model has no word vectors.
+  vectors = getattr(model, "embeddings", None)
+  return found if vectors is None else {**found, "embed": embed_signature(vectors, to_inputs)}
 
 
 def tensor_inputs(config: RunConfig, outputs: Any) -> dict[str, Any]:
@@ -160,7 +165,7 @@ def decode_output(outputs: Mapping[str, Any]) -> dict[str, Any]:
     "tokens": [token.decode("utf-8") for token in outputs["tokens"][: count - 1]],
     "token_log_probs": [float(value) for value in outputs["token_log_probs"][:count]],
     "log_prob": float(outputs["log_prob"]),
-    "perplexity": math.exp(-float(outputs["log_prob"]) / count),
+    "perplexity": float(outputs["perplexity"]),
   }
 
 
@@ -174,3 +179,21 @@ def render(features: Mapping[str, Any], output: Mapping[str, Any] | None) -> str
   text = features["text"]
   text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
   return f"{text}\nperplexity {output['perplexity']:.1f}" if output else text
+
+
+def report(config: RunConfig, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """The vocabulary, the n-grams by order, word vectors, and generated sentences: what there is of them."""
+  from components.language_report import (
+    generated_section,
+    orders_section,
+    vectors_section,
+    vocabulary_section,
+  )
+
+  sections = [
+    vocabulary_section(config, inputs),
+    orders_section(inputs),
+    vectors_section(inputs),
+    generated_section(config, inputs),
+  ]
+  return [section for section in sections if section]

@@ -12,11 +12,13 @@ import tensorflow as tf
 
 from components.config import RunConfig
 from components.counted_model import ORDERS_FILE
+from components.counted_vectors import FIRST_VECTORS, NEIGHBOURS_FILE, TRAINED_VECTORS
 from components.input import split_files
 from components.language import TOKEN_IDS, vocabulary
 from components.ngram_counting import read_tokens
 from components.task import SPLITS, TransformOutputs
 from trainers.ngram.counting import SENTENCE_END, UNKNOWN
+from trainers.ngram.passes import count_words
 
 _FREQUENT_WORDS = 12
 _CURVE_POINTS = 60
@@ -32,9 +34,9 @@ def vocabulary_section(config: RunConfig, inputs: Mapping[str, Any]) -> dict[str
   words = vocabulary(TransformOutputs(inputs["transform_graph"].uri))
   counts, rows = {}, []
   for split in SPLITS:
-    counts[split], sentences = _count(inputs["transformed_examples"].uri, split, len(words))
+    counts[split] = _count(inputs["transformed_examples"].uri, split, len(words))
     tokens, unknown = int(counts[split].sum()), int(counts[split][UNKNOWN])
-    rows.append([split, sentences, tokens, unknown, f"{unknown / max(tokens, 1):.2%}"])
+    rows.append([split, int(counts[split][SENTENCE_END]), tokens, unknown, f"{unknown / max(tokens, 1):.2%}"])
   train = counts["train"].copy()
   train[: SENTENCE_END + 1] = 0
   order = np.argsort(-train, kind="stable")[:_FREQUENT_WORDS]
@@ -113,6 +115,31 @@ def orders_section(inputs: Mapping[str, Any]) -> dict[str, Any] | None:
   }
 
 
+def vectors_section(inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+  """Words and those nearest to them, before the network was trained and after."""
+  if "model_run" not in inputs:
+    return None
+  path = os.path.join(inputs["model_run"].uri, NEIGHBOURS_FILE)
+  if not tf.io.gfile.exists(path):
+    return None
+  with tf.io.gfile.GFile(path) as file:
+    found = json.load(file)
+  rows = [
+    [word, first, trained]
+    for (word, first, _), (_, trained, _) in zip(found["first"], found["trained"], strict=True)
+  ]
+  return {
+    "title": "Word vectors",
+    "text": (
+      "Each frequent word and those nearest to it by the cosine of their vectors: as they were before the network was "
+      "trained, and as its embeddings are now. For TensorBoard's projector both are in the training run's folders "
+      f"{FIRST_VECTORS} and {TRAINED_VECTORS}."
+    ),
+    "charts": [],
+    "tables": [{"columns": ["word", f"{found['method']}", "after training"], "rows": rows}],
+  }
+
+
 def generated_section(config: RunConfig, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
   """Sentences that the exported model makes up from nothing."""
   from tfx.utils import path_utils
@@ -135,11 +162,8 @@ def generated_section(config: RunConfig, inputs: Mapping[str, Any]) -> dict[str,
   return {"title": "Generated text", "texts": [{"lines": lines}]}
 
 
-def _count(examples_uri: str, split: str, vocabulary_size: int) -> tuple[np.ndarray, int]:
-  """int64 [vocabulary] occurrences in a split, the sentences' ends included, and the number of sentences."""
-  counts, sentences = np.zeros(vocabulary_size, np.int64), 0
-  for ids, lengths in read_tokens(split_files(examples_uri, split), TOKEN_IDS):
-    counts += np.bincount(ids, minlength=vocabulary_size)
-    sentences += len(lengths)
-  counts[SENTENCE_END] = sentences
-  return counts, sentences
+def _count(examples_uri: str, split: str, vocabulary_size: int) -> np.ndarray:
+  """int64 [vocabulary]: occurrences in a split; those of </s> are its sentences."""
+  batches = read_tokens(split_files(examples_uri, split), TOKEN_IDS)
+  counts = (count_words(ids, lengths, vocabulary_size) for ids, lengths in batches)
+  return sum(counts, np.zeros(vocabulary_size, np.int64))

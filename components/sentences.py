@@ -11,6 +11,7 @@ from components.language import TOKEN_IDS
 from components.preprocessing.text import decode, token_strings, tokenize
 from components.preprocessing.tokenization import TokenizationConfig
 from trainers.decoding import generate
+from trainers.embeddings.mean_embedding import mean_embedding
 from trainers.ngram.counting import SENTENCE_END, SENTENCE_START, UNKNOWN
 
 # A position that holds the sentence start is no token: it is never predicted.
@@ -179,3 +180,18 @@ def language_signatures(
     "generate": (generate_text, specs),
     "evaluate_examples": (evaluate_examples, {"examples": tf.TensorSpec([None], tf.string, name="examples")}),
   }
+
+
+def embed_signature(vectors: Any, to_token_ids: Any) -> tuple[Any, dict[str, tf.TensorSpec]]:
+  """The signature `embed`: text string [batch] -> embedding float32 [batch, dim], see `mean_embedding`.
+
+  Args:
+    vectors: [vocabulary, dim], a model's weights.
+    to_token_ids: as for `language_signatures`.
+  """
+
+  def embed(text: tf.Tensor) -> dict[str, tf.Tensor]:
+    token_ids, _ = to_token_ids(text=text)
+    return {"embedding": mean_embedding(tf.convert_to_tensor(vectors), token_ids)}
+
+  return embed, {"text": tf.TensorSpec([None], tf.string, name="text")}

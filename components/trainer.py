@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -28,7 +28,7 @@ class TrainingRun:
   """What a task is trained with.
 
   `run_dir` is the directory of the training run: whatever `Task.load_model` needs is written there; `checkpoint_dir` is
-  one that the same training, started again after a kill, finds again; `counts_dir` is what the NgramCounter left,
+  one that the same training, started again after a kill, finds again; `counts_dir` is what the TextCounter left,
   None where it is not part of the graph.
   """
 
@@ -70,8 +70,14 @@ def run_fn(fn_args: Any) -> None:
   remove_checkpoints(run.checkpoint_dir)
 
 
-def descend(run: TrainingRun) -> tuple[keras.Model, list[dict[str, float]]]:
+def descend(
+  run: TrainingRun, initialize: Callable[[keras.Model], Any] | None = None
+) -> tuple[keras.Model, list[dict[str, float]]]:
   """Builds the task's model under a strategy and fits it by gradient descent.
+
+  Args:
+    run: what it is trained with.
+    initialize: gives the built model other first weights.
 
   Returns:
     The model, whose weights are in the run's directory too, and one dict an epoch; see `trainers.fit.fit`.
@@ -102,6 +108,8 @@ def descend(run: TrainingRun) -> tuple[keras.Model, list[dict[str, float]]]:
   try:
     with strategy.scope():
       model = task.build_model(config, outputs)
+      if initialize:
+        initialize(model)
       history = fit(
         model,
         train_dataset(task, config, outputs, run.train_files, first_epoch),

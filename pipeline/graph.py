@@ -12,7 +12,8 @@ from components.task import Task
 # Sections of the configuration that reach a stage; a change of another section leaves the stage's cache valid.
 _DATA = ("data",)
 _PREPROCESSING = ("preprocessing",)
-_TRAINING = ("preprocessing", "augmentation", "model", "training", "ngram", "answers")
+_COUNTED = ("ngram", "embeddings")
+_TRAINING = ("preprocessing", "augmentation", "model", "training", *_COUNTED, "answers")
 _COMPRESSION = (*_TRAINING, "compression", "serving")
 
 
@@ -100,14 +101,15 @@ def _stages(task: Task, config: RunConfig, locations: Locations, with_baseline: 
     stages.append(augmenter)
     transformed = augmenter.outputs["examples"]
   counts = None
-  if getattr(config, "ngram", None):
-    from components.ngram_counter import NgramCounter
+  if any(getattr(config, section, None) for section in _COUNTED):
+    from components.text_counter import TextCounter
 
-    counter = NgramCounter(
+    counter = TextCounter(
       task=task.path,
-      config=config.only("ngram"),
+      config=config.only(*_COUNTED),
       examples=transformed,
       transform_graph=transform.outputs["transform_graph"],
+      work_dir=config.beam.work_dir,
     )
     stages.append(counter)
     counts = counter.outputs["model"]

@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from components.config import Fraction, NgramConfig, Positive, RunConfig, Section, TextDataConfig
+from components.config import (
+  EmbeddingsConfig,
+  Fraction,
+  NgramConfig,
+  Positive,
+  RunConfig,
+  Section,
+  TextDataConfig,
+)
 from components.language import AnswersConfig, language_task
 from components.preprocessing.tokenization import TokenizationConfig
 
@@ -44,6 +52,8 @@ class LanguageModelConfig(RunConfig):
   model: ModelConfig = ModelConfig()
   # The n-grams that the recipe's step "interpolate" mixes in; None: there are none.
   ngram: NgramConfig | None = None
+  # Where the network's word vectors begin; None: at random.
+  embeddings: EmbeddingsConfig | None = None
   answers: AnswersConfig = AnswersConfig()
 
 
@@ -67,21 +77,19 @@ def build_model(config: RunConfig, outputs: Any) -> Any:
 
 
 def train(run: Any) -> tuple[Any, list[dict[str, float]]]:
-  """Gradient descent; what was counted is kept beside it."""
+  """Gradient descent, from counted word vectors if there are any; counted n-grams are kept beside it."""
   from components.counted_model import train_counted
+  from components.counted_vectors import add_trained_neighbours, first_vectors
   from components.trainer import descend
 
-  if run.counts_dir is not None:
+  if run.config.ngram:
     train_counted(run)
-  return descend(run)
-
-
-def report(config: RunConfig, inputs: Any) -> list[dict[str, Any]]:
-  """The vocabulary, the n-grams by order, and generated sentences."""
-  from components.language_report import generated_section, orders_section, vocabulary_section
-
-  sections = [vocabulary_section(config, inputs), orders_section(inputs), generated_section(config, inputs)]
-  return [section for section in sections if section]
+  if not run.config.embeddings:
+    return descend(run)
+  vectors = first_vectors(run)
+  model, history = descend(run, lambda model: model.embeddings.assign(vectors))
+  add_trained_neighbours(run, model)
+  return model, history
 
 
 TASK = language_task(
@@ -92,5 +100,4 @@ TASK = language_task(
   train=train,
   length_feature="token_ids",
   compression_steps=("prune", "interpolate"),
-  report=report,
 )

@@ -33,14 +33,6 @@ def load_model(config: RunConfig, outputs: Any, run_dir: str) -> Any:
   return load_counted(run_dir)
 
 
-def report(config: RunConfig, inputs: Any) -> list[dict[str, Any]]:
-  """The vocabulary, the orders beside each other, and generated sentences."""
-  from components.language_report import generated_section, orders_section, vocabulary_section
-
-  sections = [vocabulary_section(config, inputs), orders_section(inputs), generated_section(config, inputs)]
-  return [section for section in sections if section]
-
-
 TASK = language_task(
   name="ngram_language_model",
   config_class=NgramLanguageModelConfig,
@@ -48,5 +40,4 @@ TASK = language_task(
   train=train,
   load_model=load_model,
   compression_steps=("prune_ngrams", "quantize_ngrams"),
-  report=report,
 )

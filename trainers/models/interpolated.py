@@ -39,6 +39,11 @@ class InterpolatedModel(keras.Model):
     )
     self.built = True
 
+  @property
+  def embeddings(self) -> Any:
+    """The first model's word vectors, None where it has none."""
+    return getattr(self.first, "embeddings", None)
+
   def call(self, token_ids: Any, training: bool | None = None) -> Any:
     """float32 [batch, length]: natural log probability of each token of int64 [batch, length]."""
     return self._mix(self.first(token_ids, training=training), self.second(token_ids))

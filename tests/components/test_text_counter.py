@@ -1,5 +1,6 @@
-"""NgramCounter on materialised examples: KenLM's model, and the same bytes for any number of workers."""
+"""TextCounter on materialised examples: KenLM's model, and the same bytes for any number of workers."""
 
+import glob
 import json
 import os
 import pathlib
@@ -14,7 +15,12 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import standard_artifacts
 
-from components.ngram_counter import ARPA_FILE, Executor, order_dir
+from components.config import BeamConfig
+from components.cooccurrence_counting import load_cooccurrences
+from components.ngram_counting import read_tokens
+from components.text_counter import ARPA_FILE, COOCCURRENCES, Executor, order_dir
+from pipeline.graph import beam_arguments
+from trainers.embeddings.cooccurrence import Window, count_pairs, to_matrix
 from trainers.ngram.arpa import read_arpa
 from trainers.ngram.tables import load_model
 
@@ -62,16 +68,14 @@ def inputs(tmp_path_factory):
   return {"transformed_examples": [examples], "transform_graph": [graph]}
 
 
-def count(inputs, folder, num_workers=1, **ngram):
-  arguments = ["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"]
-  if num_workers > 1:
-    arguments += ["--direct_running_mode=multi_processing", f"--direct_num_workers={num_workers}"]
+def count(inputs, folder, num_workers=1, embeddings=None, **ngram):
+  arguments = beam_arguments(BeamConfig(num_workers=num_workers))
   context = BaseBeamExecutor.Context(beam_pipeline_args=arguments, tmp_dir=str(folder), unique_id="1")
   model = standard_artifacts.Model()
   model.uri = str(folder / "model")
   properties = {
-    "task": "pipeline.tasks.ngram_language_model:TASK",
-    "config": json.dumps({"task": "ngram_language_model", "ngram": ngram}),
+    "task": "pipeline.tasks.language_model:TASK",
+    "config": json.dumps({"task": "language_model", "ngram": ngram or None, "embeddings": embeddings}),
   }
   Executor(context).Do(inputs, {"model": [model]}, properties)
   return pathlib.Path(model.uri) / "Format-Serving"
@@ -118,3 +122,14 @@ def test_many_small_parts_and_chunks_make_the_same_file(inputs, tmp_path, monkey
   monkeypatch.setattr("components.ngram_counting._RECORDS_AT_ONCE", 4)
   monkeypatch.setattr("components.ngram_counting._WINDOWS_PER_PART", 200)
   assert (count(inputs, tmp_path / "parts", order=3) / ARPA_FILE).read_bytes() == whole
+
+
+def test_co_occurrences_of_the_same_text(inputs, tmp_path):
+  folder = count(inputs, tmp_path, embeddings={"window": 3})
+  assert [path.name for path in folder.iterdir()] == [COOCCURRENCES]
+  files = sorted(glob.glob(os.path.join(inputs["transformed_examples"][0].uri, "Split-train", "*")))
+  ids, lengths = (np.concatenate(arrays) for arrays in zip(*read_tokens(files, "token_ids"), strict=True))
+  matrix = load_cooccurrences(str(folder / COOCCURRENCES))
+  expected = to_matrix(count_pairs(ids, lengths, matrix.shape[0], Window(3)), matrix.shape[0], 1)
+  assert len(lengths) == len(SENTENCES)
+  assert (matrix != expected).nnz == 0 and expected.nnz > 1000

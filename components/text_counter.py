@@ -1,4 +1,4 @@
-"""NgramCounter: counts the n-grams of the training examples in Beam and smooths them."""
+"""TextCounter: counts n-grams and co-occurrences of the training examples in Beam, and smooths the n-grams."""
 
 from __future__ import annotations
 
@@ -17,72 +17,77 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from tfx.utils import io_utils, path_utils
 
 from components.config import NgramConfig
+from components.cooccurrence_counting import CountCooccurrences
 from components.input import split_files
 from components.language import TOKEN_IDS, vocabulary
 from components.ngram_counting import Estimate, EstimateNgrams, WriteChunks, piece_path, read_counts
 from components.progress import report_progress
 from components.task import TransformOutputs, load_task
+from trainers.embeddings.cooccurrence import Window
 from trainers.ngram.arpa import FOOTER, header, section_title
 from trainers.ngram.smoothing import Smoothing
 from trainers.ngram.tables import join_pieces, save_vocabulary
 
 ARPA_FILE = "model.arpa"
+COOCCURRENCES = "cooccurrences"
 
 
 def order_dir(directory: str, order: int) -> str:
-  """Where the model with n-grams of up to `order` words is, below what NgramCounter wrote."""
+  """Where the model with n-grams of up to `order` words is, below what TextCounter wrote."""
   return os.path.join(directory, f"order-{order}")
 
 
 class Executor(BaseBeamExecutor):
-  """Counts once, and smooths for each order that is asked for."""
+  """Cuts the text into chunks once, and counts in them what the configuration asks for."""
 
   def Do(self, input_dict: dict, output_dict: dict, exec_properties: dict) -> None:
-    """Writes `model`: an ARPA file of the highest order, and each order's model as arrays."""
+    """Writes `model`: an ARPA file of the highest order, each order's model as arrays, the co-occurrences."""
     task, config = load_task(exec_properties["task"], exec_properties["config"])
     files = split_files(artifact_utils.get_single_uri(input_dict["transformed_examples"]), "train")
     outputs = TransformOutputs(artifact_utils.get_single_uri(input_dict["transform_graph"]))
     words = vocabulary(outputs)
-    orders = orders_of(config.ngram)
     target = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))
-    with tempfile.TemporaryDirectory(prefix="ngrams-", dir=config.ngram.work_dir) as work_dir:
-      found = self._estimate(files, words, config.ngram, orders, work_dir)
+    with tempfile.TemporaryDirectory(prefix="counts-", dir=exec_properties.get("work_dir")) as work_dir:
       # Put together on this machine: a remote folder takes whole files only.
       result = os.path.join(work_dir, "result")
-      for order in orders:
-        folder = order_dir(result, order)
-        os.makedirs(folder)
-        counts = _join(order_dir(work_dir, order), folder, found[order], words)
-        if order == config.ngram.order:
-          _join_arpa(order_dir(work_dir, order), os.path.join(result, ARPA_FILE), found[order])
-          shown = ", ".join(f"{count} of {number}" for number, count in enumerate(counts, 1))
-          report_progress(f"n-grams by number of words: {shown}")
+      os.makedirs(os.path.join(result, COOCCURRENCES))
+      estimates = _estimates(config.ngram, work_dir) if config.ngram else []
+      with self._make_beam_pipeline() as pipeline:
+        chunks = (
+          pipeline
+          | "Files" >> beam.Create(list(enumerate(files)), reshuffle=False)
+          | "Spread" >> beam.Reshuffle()
+          | "WriteChunks" >> WriteChunks(work_dir, TOKEN_IDS, len(words))
+        )
+        if estimates:
+          _ = chunks | "Estimate" >> EstimateNgrams(estimates, words)
+        if config.embeddings:
+          window = Window(config.embeddings.window)
+          _ = chunks | "Near" >> CountCooccurrences(os.path.join(result, COOCCURRENCES), len(words), window)
+      for estimate in estimates:
+        _finish(estimate, result, words)
       io_utils.copy_dir(result, target)
 
-  def _estimate(
-    self,
-    files: Sequence[str],
-    words: Sequence[str],
-    settings: NgramConfig,
-    orders: Sequence[int],
-    work_dir: str,
-  ) -> dict[int, list[list[int]]]:
-    """{order: [numbers of n-grams of 1, 2, ... words] of each part}."""
-    estimates = [
-      Estimate(order_dir(work_dir, order), order, smoothing_of(settings, order), order == settings.order)
-      for order in orders
-    ]
-    for estimate in estimates:
-      os.makedirs(estimate.directory)
-    with self._make_beam_pipeline() as pipeline:
-      _ = (
-        pipeline
-        | "Files" >> beam.Create(list(enumerate(files)), reshuffle=False)
-        | "Spread" >> beam.Reshuffle()
-        | "WriteChunks" >> WriteChunks(work_dir, TOKEN_IDS, len(words))
-        | "Estimate" >> EstimateNgrams(estimates, words)
-      )
-    return {estimate.order: read_counts(estimate.directory) for estimate in estimates}
+
+def _estimates(settings: NgramConfig, work_dir: str) -> list[Estimate]:
+  estimates = [
+    Estimate(order_dir(work_dir, order), order, smoothing_of(settings, order), order == settings.order)
+    for order in orders_of(settings)
+  ]
+  for estimate in estimates:
+    os.makedirs(estimate.directory)
+  return estimates
+
+
+def _finish(estimate: Estimate, result: str, words: Sequence[str]) -> None:
+  """Puts a model's pieces together."""
+  folder, found = order_dir(result, estimate.order), read_counts(estimate.directory)
+  os.makedirs(folder)
+  counts = _join(estimate.directory, folder, found, words)
+  if estimate.with_arpa:
+    _join_arpa(estimate.directory, os.path.join(result, ARPA_FILE), found)
+    shown = ", ".join(f"{count} of {number}" for number, count in enumerate(counts, 1))
+    report_progress(f"n-grams by number of words: {shown}")
 
 
 def orders_of(settings: NgramConfig) -> list[int]:
@@ -120,12 +125,13 @@ def _join_arpa(folder: str, target: str, counts: Sequence[Sequence[int]]) -> Non
     file.write(FOOTER)
 
 
-class NgramCounterSpec(ComponentSpec):
-  """What the NgramCounter takes and gives."""
+class TextCounterSpec(ComponentSpec):
+  """What the TextCounter takes and gives."""
 
   PARAMETERS = {
     "task": ExecutionParameter(type=str),
     "config": ExecutionParameter(type=str),
+    "work_dir": ExecutionParameter(type=str, optional=True),
   }
   INPUTS = {
     "transformed_examples": ChannelParameter(type=standard_artifacts.Examples),
@@ -134,27 +140,37 @@ class NgramCounterSpec(ComponentSpec):
   OUTPUTS = {"model": ChannelParameter(type=standard_artifacts.Model)}
 
 
-class NgramCounter(BaseBeamComponent):
-  """Counts and smooths n-grams of token ids.
+class TextCounter(BaseBeamComponent):
+  """Counts and smooths n-grams of token ids, and counts which words stand near each other.
 
-  Output `model`, which the Trainer takes as its base model: under Format-Serving an ARPA file (`ARPA_FILE`) and the
-  arrays of each order's model (`order_dir`, trainers.ngram.tables).
+  Output `model`, which the Trainer takes as its base model: under Format-Serving, with a section "ngram", an ARPA file
+  (`ARPA_FILE`) and the arrays of each order's model (`order_dir`, trainers.ngram.tables); with a section "embeddings",
+  the folder `COOCCURRENCES` (components.cooccurrence_counting).
 
   Args:
     task: `Task.path`.
-    config: JSON of the section "ngram", see `RunConfig.only`.
+    config: JSON of the sections "ngram" and "embeddings", see `RunConfig.only`.
     examples: Transform's materialised examples, with the feature "token_ids".
     transform_graph: Transform's graph, with the vocabulary.
+    work_dir: `BeamConfig.work_dir`.
   """
 
-  SPEC_CLASS = NgramCounterSpec
+  SPEC_CLASS = TextCounterSpec
   EXECUTOR_SPEC = BeamExecutorSpec(Executor)
 
-  def __init__(self, task: str, config: str, examples: BaseChannel, transform_graph: BaseChannel):
+  def __init__(
+    self,
+    task: str,
+    config: str,
+    examples: BaseChannel,
+    transform_graph: BaseChannel,
+    work_dir: str | None = None,
+  ):
     super().__init__(
-      spec=NgramCounterSpec(
+      spec=TextCounterSpec(
         task=task,
         config=config,
+        work_dir=work_dir,
         transformed_examples=examples,
         transform_graph=transform_graph,
         model=Channel(type=standard_artifacts.Model),

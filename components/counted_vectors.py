@@ -1,0 +1,100 @@
+"""Word vectors from what the TextCounter left: the first weights of a network, and what the report shows of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+from tfx.utils import io_utils
+
+from components.cooccurrence_counting import load_cooccurrences
+from components.language import TOKEN_IDS, vocabulary
+from components.ngram_counting import read_tokens
+from components.progress import report_progress
+from components.text_counter import COOCCURRENCES
+from components.trainer import TrainingRun
+from trainers.embeddings.first_weights import first_weights
+from trainers.embeddings.neighbours import content_words, neighbour_rows
+from trainers.embeddings.ppmi import positive_pmi, word_vectors
+from trainers.embeddings.projector import write_projector
+from trainers.embeddings.skip_gram import SkipGramSettings, train_skip_gram
+from trainers.ngram.passes import count_words
+
+NEIGHBOURS_FILE = "neighbours.json"
+# Below the training run's directory: files for TensorBoard's embedding projector.
+FIRST_VECTORS = "first_vectors"
+TRAINED_VECTORS = "trained_vectors"
+_WORDS_SHOWN = 24
+
+
+def first_vectors(run: TrainingRun) -> np.ndarray:
+  """Vectors of all words, of the size of a network's first weights.
+
+  Writes them for TensorBoard's projector, and in `NEIGHBOURS_FILE` {"method", "queries": [word id], "first": rows of
+  `neighbours.neighbour_rows`}, to the run's directory.
+
+  Returns:
+    float32 [vocabulary, embedding_dim].
+  """
+  settings, words = run.config.embeddings, vocabulary(run.outputs)
+  counts = _read_counts(os.path.join(run.counts_dir, COOCCURRENCES))
+  occurrences = _occurrences(run, len(words))
+  if settings.method == "ppmi":
+    vectors = word_vectors(positive_pmi(counts), run.config.model.embedding_dim)
+  else:
+    chosen = SkipGramSettings(run.config.model.embedding_dim, settings.window, epochs=settings.epochs)
+    vectors, _ = train_skip_gram(
+      lambda: _sentences(run), occurrences, chosen, run.config.seed, report_progress
+    )
+  queries = content_words(counts, words, _WORDS_SHOWN)
+  report_progress(
+    f"word vectors by {settings.method}: {int(vectors.any(axis=1).sum())} of {len(words)} words"
+  )
+  if vectors.any():
+    write_projector(os.path.join(run.run_dir, FIRST_VECTORS), words, vectors, occurrences, settings.method)
+  found = {"method": settings.method, "queries": queries, "first": neighbour_rows(words, vectors, queries)}
+  _write_neighbours(run, found)
+  return first_weights(vectors, run.config.seed)
+
+
+def add_trained_neighbours(run: TrainingRun, model: keras.Model) -> None:
+  """Adds "trained" to what `first_vectors` wrote: the same of the network's embeddings; and their projector files."""
+  words = vocabulary(run.outputs)
+  with tf.io.gfile.GFile(os.path.join(run.run_dir, NEIGHBOURS_FILE)) as file:
+    found = json.load(file)
+  vectors = keras.ops.convert_to_numpy(model.embeddings)
+  found["trained"] = neighbour_rows(words, vectors, found["queries"])
+  _write_neighbours(run, found)
+  occurrences = _occurrences(run, len(words))
+  write_projector(os.path.join(run.run_dir, TRAINED_VECTORS), words, vectors, occurrences, "trained")
+
+
+def _read_counts(directory: str) -> scipy.sparse.csr_matrix:
+  """Counts of pairs; a remote folder is copied first."""
+  if "://" not in directory:
+    return load_cooccurrences(directory)
+  with tempfile.TemporaryDirectory(prefix="counts-") as folder:
+    io_utils.copy_dir(directory, folder)
+    return load_cooccurrences(folder)
+
+
+def _occurrences(run: TrainingRun, vocabulary_size: int) -> np.ndarray:
+  """int64 [vocabulary], in the training examples."""
+  counts = (count_words(ids, lengths, vocabulary_size) for ids, lengths in _sentences(run))
+  return sum(counts, np.zeros(vocabulary_size, np.int64))
+
+
+def _sentences(run: TrainingRun) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  return read_tokens(run.train_files, TOKEN_IDS)
+
+
+def _write_neighbours(run: TrainingRun, found: dict[str, Any]) -> None:
+  with tf.io.gfile.GFile(os.path.join(run.run_dir, NEIGHBOURS_FILE), "w") as file:
+    file.write(json.dumps(found, ensure_ascii=False, indent=1) + "\n")
