@@ -152,7 +152,7 @@ def prune(setting: Setting, candidate: Candidate, step: PruneStep) -> Candidate:
     learner = model
     if step.alpha:
       teacher = build(setting, config, candidate.model.get_weights())
-      learner = distill_model(teacher, model, step.temperature, step.alpha)
+      learner = distill_model(teacher, model, step.temperature, step.alpha, setting.task.logits)
     _fit(setting, config, learner, step, [callback])
     callback.apply_masks()
   return measured(setting, candidate, step.step, config, build(setting, config, model.get_weights()), started)
@@ -164,7 +164,8 @@ def distill(setting: Setting, candidate: Candidate, step: DistillStep) -> Candid
   with _training_scope(setting, config):
     teacher = build(setting, candidate.config, candidate.model.get_weights())
     student = build(setting, config)
-    _fit(setting, config, distill_model(teacher, student, step.temperature, step.alpha), step)
+    learner = distill_model(teacher, student, step.temperature, step.alpha, setting.task.logits)
+    _fit(setting, config, learner, step)
   return measured(
     setting, candidate, step.step, config, build(setting, config, student.get_weights()), started
   )

@@ -78,6 +78,9 @@ class NgramConfig(Section):
   cutoffs: tuple[Annotated[int, Field(ge=0)], ...] = ()
   # Whether the models of all lower orders are estimated too, to compare with in the report.
   compare_orders: bool = True
+  # An ARPA file made elsewhere, perhaps gzipped, in the place of what is counted here: its words are the vocabulary,
+  # and the settings above are not read.
+  arpa: str | None = None
 
 
 class EmbeddingsConfig(Section):
@@ -87,8 +90,9 @@ class EmbeddingsConfig(Section):
   method: Literal["ppmi", "skip_gram"] = "ppmi"
   # Words to either side that are near.
   window: Annotated[int, Field(ge=1, le=20)] = 5
-  # Passes of "skip_gram" over the text.
+  # Passes of "skip_gram" over the text, and the relative frequency from which it leaves words out at times; 0: never.
   epochs: Positive = 5
+  subsampling: Annotated[float, Field(ge=0)] = 1e-4
 
 
 class TrainingConfig(Section):

@@ -34,8 +34,15 @@ TRAINED_VECTORS = "trained_vectors"
 _WORDS_SHOWN = 24
 
 
-def first_vectors(run: TrainingRun) -> np.ndarray:
-  """Vectors of all words, of the size of a network's first weights.
+def count_occurrences(run: TrainingRun) -> np.ndarray:
+  """int64 [vocabulary]: how often each word is in the training examples; </s> once a sentence."""
+  size = len(vocabulary(run.outputs))
+  counts = (count_words(ids, lengths, size) for ids, lengths in _sentences(run))
+  return sum(counts, np.zeros(size, np.int64))
+
+
+def first_vectors(run: TrainingRun, occurrences: np.ndarray) -> np.ndarray:
+  """Vectors of all words, of the size of a network's first weights; `occurrences` is from `count_occurrences`.
 
   Writes them for TensorBoard's projector, and in `NEIGHBOURS_FILE` {"method", "queries": [word id], "first": rows of
   `neighbours.neighbour_rows`}, to the run's directory.
@@ -45,11 +52,15 @@ def first_vectors(run: TrainingRun) -> np.ndarray:
   """
   settings, words = run.config.embeddings, vocabulary(run.outputs)
   counts = _read_counts(os.path.join(run.counts_dir, COOCCURRENCES))
-  occurrences = _occurrences(run, len(words))
   if settings.method == "ppmi":
     vectors = word_vectors(positive_pmi(counts), run.config.model.embedding_dim)
   else:
-    chosen = SkipGramSettings(run.config.model.embedding_dim, settings.window, epochs=settings.epochs)
+    chosen = SkipGramSettings(
+      dim=run.config.model.embedding_dim,
+      window=settings.window,
+      epochs=settings.epochs,
+      subsampling=settings.subsampling,
+    )
     vectors, _ = train_skip_gram(
       lambda: _sentences(run), occurrences, chosen, run.config.seed, report_progress
     )
@@ -64,7 +75,7 @@ def first_vectors(run: TrainingRun) -> np.ndarray:
   return first_weights(vectors, run.config.seed)
 
 
-def add_trained_neighbours(run: TrainingRun, model: keras.Model) -> None:
+def add_trained_neighbours(run: TrainingRun, model: keras.Model, occurrences: np.ndarray) -> None:
   """Adds "trained" to what `first_vectors` wrote: the same of the network's embeddings; and their projector files."""
   words = vocabulary(run.outputs)
   with tf.io.gfile.GFile(os.path.join(run.run_dir, NEIGHBOURS_FILE)) as file:
@@ -72,7 +83,6 @@ def add_trained_neighbours(run: TrainingRun, model: keras.Model) -> None:
   vectors = keras.ops.convert_to_numpy(model.embeddings)
   found["trained"] = neighbour_rows(words, vectors, found["queries"])
   _write_neighbours(run, found)
-  occurrences = _occurrences(run, len(words))
   write_projector(os.path.join(run.run_dir, TRAINED_VECTORS), words, vectors, occurrences, "trained")
 
 
@@ -83,12 +93,6 @@ def _read_counts(directory: str) -> scipy.sparse.csr_matrix:
   with tempfile.TemporaryDirectory(prefix="counts-") as folder:
     io_utils.copy_dir(directory, folder)
     return load_cooccurrences(folder)
-
-
-def _occurrences(run: TrainingRun, vocabulary_size: int) -> np.ndarray:
-  """int64 [vocabulary], in the training examples."""
-  counts = (count_words(ids, lengths, vocabulary_size) for ids, lengths in _sentences(run))
-  return sum(counts, np.zeros(vocabulary_size, np.int64))
 
 
 def _sentences(run: TrainingRun) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -63,8 +63,8 @@ def train_dataset(
   """Endless batches (inputs, targets) of the training split, shuffled and augmented.
 
   Order and augmentation are functions of `config.seed` and the number of the epoch, so that a resumed training sees
-  in its epoch what an uninterrupted one would have seen. Every batch is full. Where the task names a feature of
-  varying length, a batch holds examples of about the same length.
+  in its epoch what an uninterrupted one would have seen. Every batch is full, or, where the task names a feature of
+  varying length, holds examples of about the same length, together about as long as those of any other batch.
   """
   training = config.training
   size = training.batch_size
@@ -91,22 +91,43 @@ def train_dataset(
 
 
 def _batches_by_length(records: tf.data.Dataset, feature: str, size: int, seed: tf.Tensor) -> tf.data.Dataset:
-  """Full batches of `size` records: windows of many batches, sorted by the feature's length, in shuffled order."""
+  """Batches of `size` records on the average: windows of many batches, sorted by the feature's length and cut into
+  pieces of about the same length in all, in shuffled order.
+
+  Were batches of equally many records, a token among short records would count more than one among long ones: a batch
+  is one step, and its loss a mean.
+  """
   spec = {feature: tf.io.RaggedFeature(tf.int64)}
 
   def cut(window: tf.Tensor) -> tf.data.Dataset:
     lengths = tf.io.parse_example(window, spec)[feature].row_lengths()
-    by_length = tf.gather(window, tf.argsort(lengths, stable=True))
-    num_batches = tf.size(window) // size
-    # What does not fill a batch is a random choice: the records came shuffled, and so are those left over by the cut.
-    start = tf.random.stateless_uniform(
-      [], tf.stack([seed, tf.constant(1, tf.int64)]), 0, tf.size(window) - num_batches * size + 1, tf.int32
+    by_length = tf.argsort(lengths, stable=True)
+    edges = _even_cuts(tf.gather(lengths, by_length), tf.size(window) // size)
+    order = tf.random.experimental.stateless_shuffle(
+      tf.range(tf.size(edges) - 1), tf.stack([seed, tf.constant(2, tf.int64)])
     )
-    batches = tf.reshape(by_length[start : start + num_batches * size], [num_batches, size])
-    order = tf.random.experimental.stateless_shuffle(batches, tf.stack([seed, tf.constant(2, tf.int64)]))
-    return tf.data.Dataset.from_tensor_slices(order)
+    batches = tf.data.Dataset.from_tensor_slices(order)
+    return batches.map(lambda number: tf.gather(window, by_length[edges[number] : edges[number + 1]]))
 
   return records.batch(size * _BATCHES_A_WINDOW).flat_map(cut)
+
+
+def _even_cuts(lengths: tf.Tensor, num_pieces: tf.Tensor) -> tf.Tensor:
+  """int32 [num_pieces + 1]: edges of pieces with about the same sum, none of them empty; [0] for no pieces.
+
+  Args:
+    lengths: int64 [records].
+    num_pieces: int32, at most as many as there are records.
+  """
+  ends = tf.cumsum(tf.cast(lengths, tf.int64))
+  pieces = tf.range(1, tf.maximum(num_pieces, 1))
+  # Products of integers: a quotient of floats would be rounded.
+  wanted = tf.searchsorted(ends * tf.cast(num_pieces, tf.int64), tf.cast(pieces, tf.int64) * ends[-1])
+  # Each piece keeps one record at least.
+  most = tf.size(lengths) - num_pieces + pieces
+  last = tf.constant(0)
+  inner = tf.scan(lambda before, edge: tf.maximum(before + 1, edge), tf.minimum(wanted + 1, most), last)
+  return tf.concat([[0], inner, tf.fill([tf.minimum(num_pieces, 1)], tf.size(lengths))], axis=0)
 
 
 def eval_dataset(

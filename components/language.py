@@ -77,7 +77,39 @@ def resolve(config: RunConfig) -> RunConfig:
     from trainers.ngram.smoothing import Smoothing
 
     Smoothing(config.ngram.smoothing, config.ngram.add_k, config.ngram.cutoffs)
+    if config.ngram.arpa:
+      return _with_arpa(config)
   return config
+
+
+def _with_arpa(config: RunConfig) -> RunConfig:
+  """The configuration with what the ARPA file says: its order, and its words as the vocabulary."""
+  import hashlib
+  import os
+
+  from trainers.ngram.arpa_reader import read_arpa_words
+
+  path, kind = os.path.abspath(config.ngram.arpa), config.preprocessing.kind
+  if kind not in ("words", "characters"):
+    raise ValueError(f"preprocessing.kind={kind}: ngram.arpa brings whole words; use words or characters")
+  digest = hashlib.sha256()
+  try:
+    order, _ = read_arpa_words(path)
+    with open(path, "rb") as file:
+      while block := file.read(1 << 20):
+        digest.update(block)
+  except OSError as error:
+    raise ValueError(f"ngram.arpa={config.ngram.arpa}: {error.strerror or error}") from None
+  # Validated again: what the file says may be out of a setting's range.
+  ngram = {**config.ngram.model_dump(), "arpa": path, "order": order, "compare_orders": False}
+  try:
+    changed = type(config.ngram).model_validate(ngram)
+  except ValueError:
+    raise ValueError(f"{path} has n-grams of {order} words; at most 6 can be read") from None
+  words = config.preprocessing.model_copy(
+    update={"vocabulary": path, "vocabulary_sha256": digest.hexdigest()}
+  )
+  return config.model_copy(update={"ngram": changed, "preprocessing": words})
 
 
 def preprocess(inputs: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:

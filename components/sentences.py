@@ -17,6 +17,7 @@ from trainers.ngram.counting import SENTENCE_END, SENTENCE_START, UNKNOWN
 # A position that holds the sentence start is no token: it is never predicted.
 PADDING = SENTENCE_START
 _MAX_GENERATED = 1024
+_TOKENS_AT_ONCE = 128
 
 
 def preprocess_text(text: tf.Tensor, config: TokenizationConfig) -> dict[str, Any]:
@@ -94,38 +95,45 @@ def evaluation_sums(
 
 
 def token_ranks(model: Any, token_ids: tf.Tensor) -> tf.Tensor:
-  """int64 [batch, length]: how many tokens are more likely than each one in its place."""
+  """int64 [batch, length]: how many tokens are more likely than each one in its place; 0 where there is none."""
+  places = tf.where(token_ids != PADDING)
+  words = tf.gather_nd(token_ids, places)
+  histories = model.histories(token_ids)
+  count = tf.size(words)
 
-  def read(time: tf.Tensor, log_probs: tf.Tensor, ranks: tf.Tensor) -> tf.Tensor:
-    own = tf.gather(log_probs, token_ids[:, time], batch_dims=1)
-    rank = tf.math.count_nonzero(log_probs > own[:, tf.newaxis], axis=1)
-    return tf.where(tf.range(tf.shape(ranks)[1]) == time, rank[:, tf.newaxis], ranks)
+  def rank(start: tf.Tensor, ranks: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+    # All words for all tokens of a batch at once would be gigabytes.
+    rows = slice(start, tf.minimum(start + _TOKENS_AT_ONCE, count))
+    histories_of_rows = tf.nest.map_structure(lambda values: tf.gather_nd(values, places[rows]), histories)
+    log_probs = model.next_token_log_probabilities(histories_of_rows)
+    own = tf.gather(log_probs, words[rows], batch_dims=1)
+    higher = tf.math.count_nonzero(log_probs > own[:, tf.newaxis], axis=1)
+    return start + _TOKENS_AT_ONCE, ranks.write(start // _TOKENS_AT_ONCE, higher)
 
-  return _read_along(model, token_ids, tf.shape(token_ids)[1], read, tf.zeros_like(token_ids))
+  # One element: an array of none could not be joined.
+  ranks = tf.TensorArray(tf.int64, size=1, dynamic_size=True, infer_shape=False, element_shape=[None])
+  ranks = ranks.write(0, tf.zeros([0], tf.int64))
+  _, ranks = tf.while_loop(
+    lambda start, _: start < count, rank, (tf.constant(0), ranks), parallel_iterations=1
+  )
+  return tf.scatter_nd(places, ranks.concat(), tf.shape(token_ids, tf.int64))
+
+
+def token_distributions(model: Any, token_ids: tf.Tensor, training: bool) -> tf.Tensor:
+  """float32 [batch, length, vocabulary]: log probability of every word in the place of each token.
+
+  Padding has the same value for all words, whatever the model: nothing is learned from it.
+  """
+  is_token = (token_ids != PADDING)[..., tf.newaxis]
+  return tf.where(is_token, tf.cast(model.log_distribution(token_ids, training=training), tf.float32), 0.0)
 
 
 def next_token_log_probabilities(model: Any, prompt_ids: tf.Tensor) -> tf.Tensor:
   """float32 [batch, vocabulary]: what follows int64 [batch, length], filled up with `PADDING`."""
-  batch, length = tf.unstack(tf.shape(prompt_ids))
-  prompt_length = tf.math.count_nonzero(prompt_ids != PADDING, axis=1, dtype=tf.int32)
-
-  def read(time: tf.Tensor, log_probs: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
-    return tf.where((time == prompt_length)[:, tf.newaxis], log_probs, found)
-
-  return _read_along(model, prompt_ids, length + 1, read, tf.zeros([batch, model.vocabulary_size]))
-
-
-def _read_along(model: Any, token_ids: tf.Tensor, steps: tf.Tensor, read: Any, found: tf.Tensor) -> tf.Tensor:
-  """Steps along sentences; `read` makes `found` from the step's number, its distribution and what was found so far."""
-  tokens = tf.pad(token_ids, [[0, 0], [1, 0]], constant_values=SENTENCE_START)
-  start = (tf.constant(0), found, model.initial_state(tf.shape(token_ids)[0]))
-
-  def step(time: tf.Tensor, found: tf.Tensor, state: Any) -> tuple[Any, ...]:
-    log_probs, state = model.step(tokens[:, time], state)
-    state = tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), state, start[2])
-    return time + 1, tf.ensure_shape(read(time, log_probs, found), start[1].shape), state
-
-  return tf.while_loop(lambda time, *_: time < steps, step, start)[1]
+  prompt_length = tf.math.count_nonzero(prompt_ids != PADDING, axis=1)
+  histories = model.histories(tf.pad(prompt_ids, [[0, 0], [0, 1]], constant_values=PADDING))
+  ends = tf.nest.map_structure(lambda values: tf.gather(values, prompt_length, batch_dims=1), histories)
+  return model.next_token_log_probabilities(ends)
 
 
 def language_signatures(
@@ -140,7 +148,7 @@ def language_signatures(
   `evaluate_examples` takes serialized tf.Examples and returns `evaluation_sums`.
 
   Args:
-    model: a language model with `initial_state` and `step`.
+    model: a language model with `histories`, `next_token_log_probabilities`, `initial_state` and `step`.
     to_token_ids: (text=string [batch]) -> (`parse_sentences`, transformed features).
     words: the vocabulary.
     kind: of `TokenizationConfig`, says how tokens make a text.

@@ -104,6 +104,8 @@ class Task:
   # (config, TransformOutputs, directory of the training run) -> the trained keras.Model. None: `build_model`'s model
   # with the weights that gradient descent left.
   load_model: Callable[[RunConfig, Any, str], Any] | None = None
+  # (model, model inputs, training=...) -> logits [..., classes] by which a student learns; None: the model's output.
+  logits: Callable[..., Any] | None = None
   # Steps that a compression recipe of this task may have.
   compression_steps: tuple[str, ...] = ("prune", "distill", "quantize")
   # Transformed feature whose length varies: training batches then hold examples of about the same length.

@@ -24,9 +24,10 @@ from components.ngram_counting import Estimate, EstimateNgrams, WriteChunks, pie
 from components.progress import report_progress
 from components.task import TransformOutputs, load_task
 from trainers.embeddings.cooccurrence import Window
-from trainers.ngram.arpa import FOOTER, header, section_title
+from trainers.ngram.arpa import FOOTER, header, section_title, write_arpa
+from trainers.ngram.arpa_reader import read_arpa
 from trainers.ngram.smoothing import Smoothing
-from trainers.ngram.tables import join_pieces, save_vocabulary
+from trainers.ngram.tables import join_pieces, save_piece, save_vocabulary
 
 ARPA_FILE = "model.arpa"
 COOCCURRENCES = "cooccurrences"
@@ -51,7 +52,8 @@ class Executor(BaseBeamExecutor):
       # Put together on this machine: a remote folder takes whole files only.
       result = os.path.join(work_dir, "result")
       os.makedirs(os.path.join(result, COOCCURRENCES))
-      estimates = _estimates(config.ngram, work_dir) if config.ngram else []
+      is_counted = config.ngram and not config.ngram.arpa
+      estimates = _estimates(config.ngram, work_dir) if is_counted else []
       with self._make_beam_pipeline() as pipeline:
         chunks = (
           pipeline
@@ -66,6 +68,8 @@ class Executor(BaseBeamExecutor):
           _ = chunks | "Near" >> CountCooccurrences(os.path.join(result, COOCCURRENCES), len(words), window)
       for estimate in estimates:
         _finish(estimate, result, words)
+      if config.ngram and config.ngram.arpa:
+        _take(config.ngram.arpa, result, words)
       io_utils.copy_dir(result, target)
 
 
@@ -88,6 +92,25 @@ def _finish(estimate: Estimate, result: str, words: Sequence[str]) -> None:
     _join_arpa(estimate.directory, os.path.join(result, ARPA_FILE), found)
     shown = ", ".join(f"{count} of {number}" for number, count in enumerate(counts, 1))
     report_progress(f"n-grams by number of words: {shown}")
+
+
+def _take(path: str, result: str, words: Sequence[str]) -> None:
+  """Writes the model of an ARPA file as if it had been counted here.
+
+  Raises:
+    ValueError: the file's words are not the vocabulary.
+  """
+  model = read_arpa(path)
+  if list(model.vocabulary) != list(words):
+    raise ValueError(f"{path} has changed since its words became the vocabulary: run again")
+  folder = order_dir(result, len(model.sections))
+  os.makedirs(folder)
+  for number, section in enumerate(model.sections):
+    piece = os.path.join(folder, f"piece-{number}")
+    save_piece(piece, section)
+    join_pieces(folder, number, [piece], [len(model.sections[number - 1])] if number else [])
+  save_vocabulary(folder, words)
+  write_arpa(os.path.join(result, ARPA_FILE), model)
 
 
 def orders_of(settings: NgramConfig) -> list[int]:

@@ -81,9 +81,11 @@ def test_served_answers_equal_in_process_ones(finished):
 
   from serving.client import PredictClient
   from serving.server import ModelServer
+  from serving.session import register_ops
 
   task, folder, summary = finished
   serialized, features = _raw_rows(task, folder, 5)
+  register_ops()
   signatures = tf.saved_model.load(summary["pushed_model"]).signatures
   expected = signatures["serving_default"](**{name: tf.constant(value) for name, value in features.items()})
   expected = {name: value.numpy() for name, value in expected.items()}

@@ -20,3 +20,7 @@ class TokenizationConfig(Section):
   vocabulary_size: Positive | None = None
   # Words and characters seen less often in the training split are unknown.
   min_count: Positive = 2
+  # Filled in for ngram.arpa: the file whose words are the vocabulary, and its digest, so that another file of the same
+  # name is another configuration.
+  vocabulary: str | None = None
+  vocabulary_sha256: str | None = None

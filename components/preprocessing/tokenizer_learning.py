@@ -23,6 +23,7 @@ from tensorflow_transform import analyzer_nodes, nodes
 from components.preprocessing import subword_models
 from components.preprocessing.tokenization import VOCABULARY_NAME, TokenizationConfig
 from trainers.ngram.arpa import SPECIAL_WORDS
+from trainers.ngram.arpa_reader import read_arpa_words
 
 # Pieces of words, if the configuration does not say how many.
 DEFAULT_NUM_PIECES = 8000
@@ -40,12 +41,15 @@ def learn_tokens(tokens: tf.Tensor, config: TokenizationConfig) -> tf.Tensor:
 
   Args:
     tokens: string [tokens], those of a batch; none holds a line break.
-    config: `min_count`, and `vocabulary_size` where there is a limit.
+    config: `min_count`, and `vocabulary_size` where there is a limit; or `vocabulary`, and nothing is learned.
 
   Returns:
     string [], path of the vocabulary file.
   """
-  learn = LearnFromCounts(_take_tokens, (config.min_count,), config.min_count, config.vocabulary_size)
+  if config.vocabulary:
+    learn = LearnFromCounts(_take_words_of, (config.vocabulary,), 1, 1)
+  else:
+    learn = LearnFromCounts(_take_tokens, (config.min_count,), config.min_count, config.vocabulary_size)
   path, _ = _analyze(_counted(tokens), learn, "learn_tokens")
   return path
 
@@ -175,6 +179,12 @@ def _take_tokens(counts: list[tuple[str, int]], min_count: int) -> tuple[list[st
   if not counts:
     raise ValueError(f"no token occurs {min_count} times in the training split (preprocessing.min_count)")
   return [token for token, _ in counts], b""
+
+
+def _take_words_of(_: list[tuple[str, int]], path: str) -> tuple[list[str], bytes]:
+  """The words of an ARPA file, whatever was counted."""
+  _, words = read_arpa_words(path)
+  return list(words[len(SPECIAL_WORDS) :]), b""
 
 
 def _take_wordpieces(counts: list[tuple[str, int]], num_pieces: int) -> tuple[list[str], bytes]:

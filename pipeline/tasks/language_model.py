@@ -77,19 +77,32 @@ def build_model(config: RunConfig, outputs: Any) -> Any:
 
 
 def train(run: Any) -> tuple[Any, list[dict[str, float]]]:
-  """Gradient descent, from counted word vectors if there are any; counted n-grams are kept beside it."""
+  """Gradient descent from the words' frequencies and, if asked, from word vectors; n-grams are kept beside."""
   from components.counted_model import train_counted
-  from components.counted_vectors import add_trained_neighbours, first_vectors
+  from components.counted_vectors import add_trained_neighbours, count_occurrences, first_vectors
   from components.trainer import descend
 
   if run.config.ngram:
     train_counted(run)
-  if not run.config.embeddings:
-    return descend(run)
-  vectors = first_vectors(run)
-  model, history = descend(run, lambda model: model.embeddings.assign(vectors))
-  add_trained_neighbours(run, model)
+  occurrences = count_occurrences(run)
+  vectors = first_vectors(run, occurrences) if run.config.embeddings else None
+
+  def initialize(model: Any) -> None:
+    model.assign_frequencies(occurrences)
+    if vectors is not None:
+      model.embeddings.assign(vectors)
+
+  model, history = descend(run, initialize)
+  if vectors is not None:
+    add_trained_neighbours(run, model, occurrences)
   return model, history
+
+
+def logits(model: Any, token_ids: Any, training: bool) -> Any:
+  """Log probabilities of all words in the place of each token, float32 [batch, length, vocabulary]."""
+  from components.sentences import token_distributions
+
+  return token_distributions(model, token_ids, training)
 
 
 TASK = language_task(
@@ -99,5 +112,6 @@ TASK = language_task(
   build_model=build_model,
   train=train,
   length_feature="token_ids",
-  compression_steps=("prune", "interpolate"),
+  logits=logits,
+  compression_steps=("prune", "distill", "interpolate"),
 )

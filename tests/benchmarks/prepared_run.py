@@ -22,10 +22,14 @@ def prepare(data: str | None = None, name: str = "sample") -> tuple[Any, Any, An
   folder = FOLDER / name
   folder.mkdir(parents=True, exist_ok=True)
   run_to_transform(task, config, folder)
-  root = folder / "artifacts" / "Transform"
-  transformed = str(max((root / "transformed_examples").iterdir(), key=lambda path: int(path.name)))
-  transform_graph = str(max((root / "transform_graph").iterdir(), key=lambda path: int(path.name)))
-  return task, config, load_outputs(transform_graph, split_files(transformed, "train")), transformed
+  transformed = newest(folder, "transformed_examples")
+  outputs = load_outputs(newest(folder, "transform_graph"), split_files(transformed, "train"))
+  return task, config, outputs, transformed
+
+
+def newest(folder: pathlib.Path, output: str) -> str:
+  """Uri of what Transform wrote last."""
+  return str(max((folder / "artifacts" / "Transform" / output).iterdir(), key=lambda path: int(path.name)))
 
 
 def run_to_transform(task: Any, config: Any, folder: pathlib.Path) -> list[Any]:

@@ -11,7 +11,16 @@ import pathlib
 import sys
 
 FOLDER = pathlib.Path(__file__).parent
-NAMES = ("command_line", "cached_run", "ingest", "training_step", "materialisation", "memory", "distillation")
+NAMES = (
+  "command_line",
+  "cached_run",
+  "ingest",
+  "training_step",
+  "materialisation",
+  "memory",
+  "distillation",
+  "ngram_counting",
+)
 
 
 def main() -> None:

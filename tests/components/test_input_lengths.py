@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.input import train_dataset
+from components.input import _even_cuts, train_dataset
 from pipeline.tasks.language_model import TASK, LanguageModelConfig
 
 LENGTHS = np.random.default_rng(4).integers(1, 60, 200)
@@ -41,20 +41,40 @@ def batches(files, count, first_epoch=0, task=TASK, **model):
 STEPS = len(LENGTHS) // 16
 
 
-def test_batches_are_full_and_of_similar_lengths(files):
+def test_batches_are_of_similar_lengths_and_equally_long_together(files):
   found = batches(files, STEPS)
   numbers = np.concatenate([batch[:, 0] - 10 for batch in found])
-  assert [len(batch) for batch in found] == [16] * STEPS
-  assert len(set(numbers)) == len(numbers) == 16 * STEPS
+  # Every sentence is there once.
+  assert sorted(numbers) == list(range(len(LENGTHS)))
   lengths = [LENGTHS[batch[:, 0] - 10] for batch in found]
-  assert max(np.ptp(length) for length in lengths) < 15
+  assert max(np.ptp(length) for length in lengths) < 25
+  totals = np.array([length.sum() for length in lengths])
+  assert np.abs(totals - LENGTHS.sum() / STEPS).max() <= 59
   assert [length.min() for length in lengths] != sorted(length.min() for length in lengths)
   # Far less padding than in batches of any lengths.
   any_length = batches(files, STEPS, task=dataclasses.replace(TASK, length_feature=None))
+  assert [len(batch) for batch in any_length] == [16] * STEPS
   padding, before = (
     (np.concatenate([batch.ravel() for batch in made]) == 1).mean() for made in (found, any_length)
   )
   assert padding < 0.15 < before
+
+
+@pytest.mark.parametrize(
+  ("lengths", "num_pieces", "edges"),
+  [
+    ([1, 1, 1, 1, 1, 1], 3, [0, 2, 4, 6]),
+    ([1, 1, 2, 4, 4], 3, [0, 3, 4, 5]),
+    # One record is longer than all pieces should be.
+    ([1, 1, 100], 2, [0, 2, 3]),
+    ([100, 1, 1], 3, [0, 1, 2, 3]),
+    ([0, 0, 0], 2, [0, 1, 3]),
+    ([5], 1, [0, 1]),
+    ([5], 0, [0]),
+  ],
+)
+def test_cuts_by_hand(lengths, num_pieces, edges):
+  assert _even_cuts(tf.constant(lengths, tf.int64), tf.constant(num_pieces)).numpy().tolist() == edges
 
 
 def test_epochs_differ_and_are_found_again_after_a_resumption(files):

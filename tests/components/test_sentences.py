@@ -5,14 +5,17 @@ import pytest
 import tensorflow as tf
 
 from components.sentences import (
+  embed_signature,
   evaluation_sums,
   next_token_log_probabilities,
   parse_sentences,
   score_sentences,
+  token_distributions,
   token_ranks,
 )
+from trainers.models.neural_language_model import build_language_model
 from trainers.models.ngram import NgramModel
-from trainers.ngram.arpa import read_arpa
+from trainers.ngram.arpa_reader import read_arpa
 
 WORDS = ["<unk>", "<s>", "</s>", "a", "b", "c"]
 ARPA = """\\data\\
@@ -72,13 +75,15 @@ def test_scores_are_those_of_the_chain_rule(model):
   assert scores["tokens"].tolist() == [[b"a", b"b", b"</s>"], [b"<unk>", b"</s>", b""], [b"</s>", b"", b""]]
 
 
-def test_ranks_count_what_is_more_likely(model):
+@pytest.mark.parametrize("tokens_at_once", [7, 128])
+def test_ranks_count_what_is_more_likely(model, monkeypatch, tokens_at_once):
+  monkeypatch.setattr("components.sentences._TOKENS_AT_ONCE", tokens_at_once)
   token_ids = tf.concat([ids_of([3, 4], [5])] * 10, axis=0)
   ranks = token_ranks(model, token_ids).numpy()
   # After <s>: a -0.2, </s> -1.2, b -1.3, <unk> -1.5, c -1.7. After a: b -0.3, </s> -0.6, a -0.7. After b or c: a first.
   assert ranks[0].tolist() == [0, 0, 1]
-  assert ranks[1, :2].tolist() == [4, 1]
-  assert (ranks[::2] == ranks[0]).all() and (ranks[1::2, :2] == ranks[1, :2]).all()
+  assert ranks[1].tolist() == [4, 1, 0]
+  assert (ranks[::2] == ranks[0]).all() and (ranks[1::2] == ranks[1]).all()
   sums = evaluation_sums(model, token_ids, {}, WORDS, top_k=2)
   assert sums["top_1_hits"].numpy()[:2].tolist() == [2, 0]
   assert sums["top_k_hits"].numpy()[:2].tolist() == [3, 1]
@@ -91,3 +96,23 @@ def test_the_next_token_of_prompts_of_different_lengths(model):
   np.testing.assert_allclose(found[0, [0, 2, 3, 4, 5]], [-1.3, -0.6, -0.7, -0.3, -1.5], atol=1e-5)
   np.testing.assert_allclose(found[1, [0, 2, 3, 4, 5]], [-1.5, -1.2, -0.2, -1.3, -1.7], atol=1e-5)
   np.testing.assert_allclose(found[2], found[0])
+
+
+def test_distributions_are_the_networks_and_equal_where_there_is_no_token():
+  network = build_language_model(6, "lstm", 4, 4, dropout=0.0, softmax="full")
+  token_ids = ids_of([3, 4], [5])
+  found = token_distributions(network, token_ids, training=False).numpy()
+  assert found.shape == (2, 3, 6)
+  # What the network says of the token that is there, and a distribution over the words that can be.
+  own = np.take_along_axis(found, token_ids.numpy()[..., None], axis=-1)[..., 0]
+  np.testing.assert_allclose(own, network(token_ids).numpy(), atol=1e-5)
+  np.testing.assert_allclose(np.exp(found[0]).sum(axis=-1), 1, atol=1e-5)
+  assert not found[1, 2].any()
+
+
+def test_a_text_is_embedded_by_its_words():
+  vectors = np.array([[9, 9], [9, 9], [9, 9], [2, 0], [0, 5], [3, 4]], np.float32)
+  embed, inputs = embed_signature(vectors, lambda text: (ids_of([3, 4], [0, 5]), {}))
+  assert list(inputs) == ["text"]
+  found = embed(tf.constant(["a b", "? c"]))["embedding"].numpy()
+  np.testing.assert_allclose(found, [[0.5, 0.5], [0.6, 0.8]], atol=1e-6)

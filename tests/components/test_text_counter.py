@@ -21,7 +21,7 @@ from components.ngram_counting import read_tokens
 from components.text_counter import ARPA_FILE, COOCCURRENCES, Executor, order_dir
 from pipeline.graph import beam_arguments
 from trainers.embeddings.cooccurrence import Window, count_pairs, to_matrix
-from trainers.ngram.arpa import read_arpa
+from trainers.ngram.arpa_reader import read_arpa
 from trainers.ngram.tables import load_model
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
@@ -133,3 +133,26 @@ def test_co_occurrences_of_the_same_text(inputs, tmp_path):
   expected = to_matrix(count_pairs(ids, lengths, matrix.shape[0], Window(3)), matrix.shape[0], 1)
   assert len(lengths) == len(SENTENCES)
   assert (matrix != expected).nnz == 0 and expected.nnz > 1000
+
+
+def test_an_arpa_file_made_elsewhere(inputs, tmp_path):
+  made = read_arpa(str(DATA / "genesis.arpa"))
+  # The file's words in the order of this vocabulary, which is theirs where the file was the vocabulary.
+  words = (
+    pathlib.Path(inputs["transform_graph"][0].uri, "transform_fn", "assets", "tokens").read_text().split()
+  )
+  order = [made.vocabulary.index(word) for word in ("<unk>", "<s>", "</s>", *words)]
+  unigrams, _, rest = (DATA / "genesis.arpa").read_text().partition("\\1-grams:\n")
+  lines, _, rest = rest.partition("\n\n")
+  lines = sorted(lines.split("\n"), key=lambda line: order.index(made.vocabulary.index(line.split("\t")[1])))
+  path = tmp_path / "elsewhere.arpa"
+  path.write_text(unigrams + "\\1-grams:\n" + "\n".join(lines) + "\n\n" + rest)
+  folder = count(inputs, tmp_path, arpa=str(path), order=3)
+  taken, expected = load_model(order_dir(str(folder), 3)), read_arpa(str(path))
+  assert list(taken.vocabulary) == list(expected.vocabulary)
+  for ours, theirs in zip(taken.sections, expected.sections, strict=True):
+    for name in ("parent", "word", "log10_probability", "log10_backoff"):
+      np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+  assert in_words(read_arpa(str(folder / ARPA_FILE)), 2) == in_words(made, 2)
+  with pytest.raises(ValueError, match=r"genesis\.arpa has changed since its words became the vocabulary"):
+    count(inputs, tmp_path / "other", arpa=str(DATA / "genesis.arpa"), order=3)

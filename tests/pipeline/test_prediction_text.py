@@ -11,7 +11,7 @@ from pipeline.tasks.language_model import LanguageModelConfig
 from serving.export import export_saved_model
 from serving.server import ModelServer
 from trainers.models.ngram import NgramModel
-from trainers.ngram.arpa import read_arpa
+from trainers.ngram.arpa_reader import read_arpa
 
 ARPA = """\\data\\
 ngram 1=5

@@ -9,8 +9,13 @@ the number of replicas.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
+
+# (model, inputs, training=...) -> logits [..., classes], of models that answer with something else.
+Logits = Callable[..., Any]
 
 
 class SoftTargetLoss(keras.losses.Loss):
@@ -53,19 +58,25 @@ class DistillationModel(keras.Model):
   It answers as the student does, and its weights are the student's alone: the teacher is no part of
   checkpoints. The validation loss is the labels' alone, comparable with that of a student trained without a
   teacher.
+
+  Args:
+    teacher, student, temperature, alpha, logits: see `distill_model`.
   """
 
-  def __init__(self, teacher: keras.Model, student: keras.Model, temperature: float, alpha: float):
+  def __init__(
+    self, teacher: keras.Model, student: keras.Model, temperature: float, alpha: float, logits: Logits | None
+  ):
     super().__init__(name=f"distilled_{student.name}")
     self.student = student
     self.alpha = alpha
+    self._student_logits = logits and functools.partial(logits, student)
     # A partial is not tracked: the teacher's weights are neither trained nor saved.
-    self._teacher_logits = functools.partial(teacher, training=False)
+    self._teacher_logits = functools.partial(logits, teacher) if logits else functools.partial(teacher)
     self._soft_target_loss = SoftTargetLoss(temperature)
     self.built = True
 
   def call(self, inputs, training=None):
-    """The student's logits."""
+    """The student's answer."""
     return self.student(inputs, training=training)
 
   def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -73,13 +84,14 @@ class DistillationModel(keras.Model):
     loss = super().compute_loss(x, y, y_pred, sample_weight, training)
     if not training or self.alpha == 0:
       return loss
-    teacher_logits = keras.ops.stop_gradient(self._teacher_logits(x))
-    soft = self._soft_target_loss(teacher_logits, y_pred, sample_weight)
+    teacher_logits = keras.ops.stop_gradient(self._teacher_logits(x, training=False))
+    student_logits = self._student_logits(x, training=True) if self._student_logits else y_pred
+    soft = self._soft_target_loss(teacher_logits, student_logits, sample_weight)
     return (1 - self.alpha) * loss + self.alpha * soft
 
 
 def distill_model(
-  teacher: keras.Model, student: keras.Model, temperature: float, alpha: float
+  teacher: keras.Model, student: keras.Model, temperature: float, alpha: float, logits: Logits | None = None
 ) -> DistillationModel:
   """The model to hand to `trainers.fit.fit`, with the loss on the labels; it trains `student` in place.
 
@@ -88,14 +100,16 @@ def distill_model(
     student: built model with inputs and outputs of the same shapes.
     temperature: T > 0.
     alpha: weight of the soft targets in [0, 1]; the labels' loss has 1 - alpha.
+    logits: for models that answer with something else; what it gives is averaged over all but its last axis.
 
   Raises:
     ValueError: the shapes differ, or a number is out of its range.
   """
   if not 0 <= alpha <= 1:
     raise ValueError(f"alpha is {alpha:g}; choose a weight between 0 and 1")
-  for side in ("input_shape", "output_shape"):
+  # With logits of their own, models need not even have one shape.
+  for side in () if logits else ("input_shape", "output_shape"):
     taught, learned = getattr(teacher, side), getattr(student, side)
     if taught != learned:
       raise ValueError(f"{side} of the teacher is {taught}, of the student {learned}; they must be the same")
-  return DistillationModel(teacher, student, temperature, alpha)
+  return DistillationModel(teacher, student, temperature, alpha, logits)

@@ -58,6 +58,18 @@ class InterpolatedModel(keras.Model):
     second, second_state = self.second.step(token_ids, state[1])
     return self._mix(first, second), (first_state, second_state)
 
+  def histories(self, token_ids: Any) -> Any:
+    """What both know before each token."""
+    return self.first.histories(token_ids), self.second.histories(token_ids)
+
+  def next_token_log_probabilities(self, histories: Any) -> Any:
+    """float32 [batch, vocabulary] from a batch of `histories`; -inf for the sentence start."""
+    scores = (
+      model.next_token_log_probabilities(history)
+      for model, history in zip((self.first, self.second), histories, strict=True)
+    )
+    return self._mix(*scores)
+
   def tune(self, sentences: Iterable[Any]) -> float:
     """Sets the weight under which sentences are most likely.
 

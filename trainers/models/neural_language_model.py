@@ -125,6 +125,16 @@ class NeuralLanguageModel(keras.Model):
     scores.set_shape([*token_ids.shape, self.vocabulary_size])
     return scores
 
+  def assign_frequencies(self, word_counts: Any) -> None:
+    """Makes words as likely as they are frequent, before anything is learned.
+
+    Args:
+      word_counts: int [vocabulary].
+    """
+    # Words that were never seen are as likely as half an occurrence.
+    counts = np.maximum(np.asarray(word_counts, np.float64), 0.5)
+    self.softmax.assign_frequencies(np.log(counts / counts.sum()))
+
   def initial_state(self, batch_size: Any) -> Any:
     """The state in which the sentence start is the next input; a nested tuple of tensors [batch, ...]."""
     return self.body.initial_state(batch_size)
@@ -141,9 +151,18 @@ class NeuralLanguageModel(keras.Model):
       state.
     """
     hidden, state = self.body.step(self._embed(token_ids), state)
-    scores = self.softmax.log_distribution(self._narrow(hidden), self._table())
+    return self.next_token_log_probabilities(self._narrow(hidden)), state
+
+  def histories(self, token_ids: Any) -> Any:
+    """[batch, length, embedding_dim]: what the model knows before each token of int64 [batch, length]."""
+    hidden = self._hidden(tf.cast(token_ids, tf.int64), training=False)
+    return tf.reshape(hidden, tf.concat([tf.shape(token_ids), [self.embedding_dim]], axis=0))
+
+  def next_token_log_probabilities(self, histories: Any) -> Any:
+    """float32 [batch, vocabulary] from [batch, embedding_dim] of `histories`; -inf for the sentence start."""
+    scores = self.softmax.log_distribution(histories, self._table())
     is_start = tf.range(self.vocabulary_size) == SENTENCE_START
-    return tf.where(is_start, tf.constant(-np.inf, scores.dtype), scores), state
+    return tf.where(is_start, tf.constant(-np.inf, scores.dtype), scores)
 
   def _hidden(self, token_ids: tf.Tensor, training: bool | None) -> tf.Tensor:
     """[batch * length, embedding_dim]: what the model knows before each token."""
@@ -252,9 +271,7 @@ def build_language_model(
     vocabulary_size, embedding_dim, body, output, dropout, static_shapes, name="language_model"
   )
   if word_counts is not None:
-    # Words that were never seen are as likely as half an occurrence.
-    counts = np.maximum(np.asarray(word_counts, np.float64), 0.5)
-    output.assign_frequencies(np.log(counts / counts.sum()))
+    model.assign_frequencies(word_counts)
   if embeddings is not None:
     if np.shape(embeddings) != (vocabulary_size, embedding_dim):
       raise ValueError(f"embeddings are {np.shape(embeddings)}; expected {(vocabulary_size, embedding_dim)}")

@@ -12,18 +12,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainers.models.ngram_tables import LN_10, LOG_OF_ZERO, NO_ROW, Logarithms, SortedKeys
 from trainers.ngram.arpa import LOG10_OF_ZERO, BackoffModel, Section
 from trainers.ngram.counting import SENTENCE_START, Ngrams, turned_round
-from trainers.ngram.quantization import quantize
 
-_LN_10 = float(np.log(10))
-_LOG_OF_ZERO = np.float32(LOG10_OF_ZERO * _LN_10)
-# Where there is no n-gram. Keys are not negative, so that nothing is found below it.
-_NO_ROW = -1
 # In states, before the start of the sentence.
 _NOTHING = -1
-# Keys that lie together in memory: a search ends with one look at a block, not with four in different places.
-_BLOCK = 16
 
 
 @keras.saving.register_keras_serializable(package="deepline")
@@ -46,14 +40,14 @@ class NgramModel(keras.Model):
     self.lengths = tuple(lengths)
     self.bits = bits
     # The ids of single words are their rows.
-    self._keys = [_Keys(self, number) for number in range(1, len(self.lengths))]
+    self._keys = [SortedKeys(self, number) for number in range(1, len(self.lengths))]
     # The logarithms of single words are a small part of all.
     self._log_probability = [
-      _Logarithms(self, f"log_probability_{number + 1}", count, bits if number else None)
+      Logarithms(self, f"log_probability_{number + 1}", count, bits if number else None)
       for number, count in enumerate(self.lengths)
     ]
     self._log_backoff = [
-      _Logarithms(self, f"log_backoff_{number + 1}", count, bits if number else None)
+      Logarithms(self, f"log_backoff_{number + 1}", count, bits if number else None)
       for number, count in enumerate(self.lengths[:-1])
     ]
     self.built = True
@@ -74,9 +68,9 @@ class NgramModel(keras.Model):
     for number, (section, order) in enumerate(zip(sections, orders, strict=True)):
       if number:
         made._keys[number - 1].assign(levels[number].keys(size))
-      made._log_probability[number].assign(section.log10_probability[order] * _LN_10)
+      made._log_probability[number].assign(section.log10_probability[order] * LN_10)
       if number + 1 < len(sections):
-        made._log_backoff[number].assign(section.log10_backoff[order] * _LN_10)
+        made._log_backoff[number].assign(section.log10_backoff[order] * LN_10)
     return made
 
   def to_backoff_model(self, vocabulary: Sequence[str]) -> BackoffModel:
@@ -152,34 +146,44 @@ class NgramModel(keras.Model):
       state: after this token.
     """
     state = tf.concat([state, tf.cast(token_ids, tf.int64)[:, tf.newaxis]], axis=1)[:, 1:]
-    scores = self.next_token_log_probabilities(state)
-    never = tf.fill([tf.shape(scores)[0], 1], -np.inf)
-    return tf.concat([scores[:, :SENTENCE_START], never, scores[:, SENTENCE_START + 1 :]], axis=1), state
+    return self.next_token_log_probabilities(state), state
 
-  def next_token_log_probabilities(self, token_ids: Any) -> Any:
+  def histories(self, token_ids: Any) -> Any:
+    """int64 [batch, length, order - 1]: the ids before each token of int64 [batch, length], as in `initial_state`."""
+    nothing = self.order - 2
+    ids = tf.pad(tf.cast(token_ids, tf.int64), [[0, 0], [1, 0]], constant_values=SENTENCE_START)
+    ids = tf.pad(ids, [[0, 0], [max(nothing, 0), 0]], constant_values=_NOTHING)
+    length = tf.shape(token_ids)[1]
+    columns = [ids[:, place : place + length] for place in range(self.order - 1)]
+    return tf.stack(columns, axis=-1) if columns else tf.zeros([tf.shape(ids)[0], length, 0], tf.int64)
+
+  def next_token_log_probabilities(self, histories: Any) -> Any:
     """Log probability of every word of the vocabulary as the next one.
 
     Args:
-      token_ids: int64 [batch, length >= order - 1], the histories, from the start of the sentence on if it is within
-        reach; -1 in front of that.
+      histories: int64 [batch, order - 1], from the start of the sentence on if it is within reach; -1 in front of that.
 
     Returns:
-      float32 [batch, vocabulary]; that of the sentence start is no probability.
+      float32 [batch, vocabulary]; -inf for the sentence start.
     """
-    batch, length = tf.unstack(tf.shape(token_ids))
-    scores = self._log_probability[0].look_up(tf.range(self.vocabulary_size))
-    scores = tf.tile(scores[tf.newaxis], [batch, 1])
-    if self.order == 1:
-      return scores
-    history = tf.cast(token_ids[:, length - (self.order - 1) :], tf.int32)
+    batch = tf.shape(histories)[0]
     # A start in the place of nothing: no n-gram goes on from it backwards either.
-    history = tf.where(history == _NOTHING, SENTENCE_START, history)
-    rows = [tf.reshape(row, [batch, -1])[:, -1] for row in self._rows(tf.reshape(history, [-1]))[:-1]]
+    history = tf.where(histories == _NOTHING, SENTENCE_START, tf.cast(histories, tf.int32))
+    rows = []
+    if self.order > 1:
+      found = self._rows(tf.reshape(history, [-1]))[:-1]
+      rows = [tf.reshape(row, [batch, self.order - 1])[:, -1] for row in found]
+    backoffs = [table.look_up(row) for table, row in zip(self._log_backoff, rows, strict=True)]
+    # What is left to back off to reach the n-grams of each length.
+    left = tf.cumsum(tf.stack([*backoffs, tf.zeros([batch])]), reverse=True)
+    scores = self._log_probability[0].look_up(tf.range(self.vocabulary_size))
+    scores = tf.where(tf.range(self.vocabulary_size) == SENTENCE_START, -np.inf, scores)
+    scores = scores[tf.newaxis] + left[0][:, tf.newaxis]
     for number, context in enumerate(rows, 1):
       # Only the last word varies: the history is looked up once, and then what follows it lies in one piece.
-      scores += self._log_backoff[number - 1].look_up(context)[:, tf.newaxis]
       places, following = self._keys[number - 1].followers(context)
-      scores = tf.tensor_scatter_nd_update(scores, places, self._log_probability[number].look_up(following))
+      values = self._log_probability[number].look_up(following) + tf.gather(left[number], places[:, 0])
+      scores = tf.tensor_scatter_nd_update(scores, places, values)
     return scores
 
   def _rows(self, words: tf.Tensor) -> list[tf.Tensor]:
@@ -199,101 +203,10 @@ class NgramModel(keras.Model):
     return {**super().get_config(), **config}
 
 
-class _Keys:
-  """The sorted keys of one length of n-grams in a model's weights: row of the history times vocabulary, plus word."""
-
-  def __init__(self, model: NgramModel, number: int):
-    self._vocabulary_size = model.vocabulary_size
-    self._count = model.lengths[number]
-    limit = model.lengths[number - 1] * model.vocabulary_size
-    self._dtype = "int32" if limit <= np.iinfo(np.int32).max else "int64"
-    num_blocks = -(-self._count // _BLOCK)
-    self._blocks = _add_table(model, f"keys_{number + 1}", (num_blocks, _BLOCK), self._dtype)
-    # The first key of each block: few enough to be kept in the processor's cache.
-    self._firsts = _add_table(model, f"first_keys_{number + 1}", (num_blocks,), self._dtype)
-
-  def assign(self, keys: np.ndarray) -> None:
-    """int64 [count], ascending."""
-    missing = -self._count % _BLOCK
-    blocks = np.pad(keys.astype(self._dtype), (0, missing), constant_values=np.iinfo(self._dtype).max)
-    blocks = blocks.reshape(-1, _BLOCK)
-    self._blocks.assign(blocks)
-    self._firsts.assign(blocks[:, 0])
-
-  def values(self) -> np.ndarray:
-    """int64 [count]."""
-    return np.asarray(self._blocks).reshape(-1)[: self._count].astype(np.int64)
-
-  def find(self, histories: tf.Tensor, words: tf.Tensor) -> tf.Tensor:
-    """int32 [n]: rows of n-grams, -1 for none; `histories` int32 [n] are rows of the shorter ones, -1 for none."""
-    blocks = tf.convert_to_tensor(self._blocks)
-    wanted = tf.cast(histories, self._dtype) * self._vocabulary_size + tf.cast(words, self._dtype)
-    block = tf.searchsorted(tf.convert_to_tensor(self._firsts), wanted, side="right") - 1
-    block = tf.maximum(block, 0)
-    is_before = tf.gather(blocks, block) < wanted[:, tf.newaxis]
-    row = block * _BLOCK + tf.reduce_sum(tf.cast(is_before, tf.int32), axis=1)
-    row = tf.minimum(row, self._count - 1)
-    return tf.where(tf.gather(tf.reshape(blocks, [-1]), row) == wanted, row, _NO_ROW)
-
-  def followers(self, histories: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """All n-grams with some histories.
-
-    Args:
-      histories: int32 [batch], rows of shorter n-grams, -1 for none.
-
-    Returns:
-      int32 [n-grams, 2], number in the batch and last word of each, and int32 [n-grams], their rows.
-    """
-    keys = tf.reshape(tf.convert_to_tensor(self._blocks), [-1])
-    lowest = tf.cast(histories, self._dtype) * self._vocabulary_size
-    starts = tf.searchsorted(keys, lowest)
-    counts = tf.searchsorted(keys, lowest + self._vocabulary_size) - starts
-    number = tf.repeat(tf.range(tf.size(histories)), counts)
-    rows = tf.range(tf.size(number)) + tf.gather(starts - tf.cumsum(counts, exclusive=True), number)
-    words = tf.cast(tf.gather(keys, rows) - tf.gather(lowest, number), tf.int32)
-    return tf.stack([number, words], axis=1), rows
-
-
-class _Logarithms:
-  """A table of natural logarithms in a model's weights, or of codes for them."""
-
-  def __init__(self, model: keras.Model, name: str, count: int, bits: int | None):
-    self._bits = bits
-    self._codes = _add_table(model, f"{name}_codes", (count,), "uint8") if bits else None
-    self._values = _add_table(model, name, (2**bits if bits else count,), "float32")
-
-  def assign(self, values: np.ndarray) -> None:
-    """float32 [count]; they are quantized where the table is of codes."""
-    if self._bits:
-      codes, values = quantize(values, self._bits, exact=(0.0, _LOG_OF_ZERO))
-      self._codes.assign(codes)
-    self._values.assign(values)
-
-  def values(self) -> np.ndarray:
-    """float32 [count]."""
-    values = np.asarray(self._values)
-    return values[np.asarray(self._codes)] if self._bits else values
-
-  def look_up(self, rows: tf.Tensor) -> tf.Tensor:
-    """float32, 0 where the row is -1."""
-    some_row = tf.maximum(rows, 0)
-    if self._bits:
-      some_row = tf.cast(tf.gather(tf.convert_to_tensor(self._codes), some_row), tf.int32)
-    values = tf.gather(tf.convert_to_tensor(self._values), some_row)
-    return tf.where(rows >= 0, values, 0.0)
-
-
 def _shifted(rows: tf.Tensor) -> tf.Tensor:
   """What belongs to the word before each word; int32 [words]."""
-  return tf.pad(rows, [[1, 0]], constant_values=_NO_ROW)[:-1]
-
-
-def _add_table(model: keras.Model, name: str, shape: tuple[int, ...], dtype: str) -> Any:
-  # Whatever the precision policy is: keys are not to be rounded, and sums of logarithms need their digits.
-  return model.add_weight(
-    name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False, autocast=False
-  )
+  return tf.pad(rows, [[1, 0]], constant_values=NO_ROW)[:-1]
 
 
 def _to_log10(values: np.ndarray) -> np.ndarray:
-  return np.where(values <= _LOG_OF_ZERO, np.float32(LOG10_OF_ZERO), values / np.float32(_LN_10))
+  return np.where(values <= LOG_OF_ZERO, np.float32(LOG10_OF_ZERO), values / np.float32(LN_10))

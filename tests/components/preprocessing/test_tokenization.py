@@ -1,17 +1,22 @@
 """Every kind of token through a real Transform: what is learned, what text becomes, and the way back to text."""
 
+import pathlib
+
 import apache_beam as beam
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.options.pipeline_options import PipelineOptions
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
+from components.config import BeamConfig
 from components.preprocessing.text import decode, split_words, token_strings, tokenize
 from components.preprocessing.tokenization import VOCABULARY_NAME, TokenizationConfig
+from pipeline.graph import beam_arguments
 from trainers.ngram.arpa import SPECIAL_WORDS
+from trainers.ngram.arpa_reader import read_arpa_words
 
 LINES = [
   "The LORD's house, and the king's house: don't go!",
@@ -25,14 +30,15 @@ LINES = [
 ] * 4
 
 
-def learn(folder, **settings):
+def learn(folder, num_workers=1, **settings):
   """(vocabulary with the special words, function from texts to lists of ids, what Transform learned)."""
   config = TokenizationConfig(**settings)
   spec = {"text": tf.io.FixedLenFeature([], tf.string)}
   metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
   rows = [{"text": line.encode()} for line in LINES]
   with tft_beam.Context(temp_dir=str(folder / "temp")):
-    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+    options = PipelineOptions(beam_arguments(BeamConfig(num_workers=num_workers)))
+    with beam.Pipeline(options=options) as pipeline:
       data = (pipeline | beam.Create(rows), metadata)
       function = data | tft_beam.AnalyzeDataset(
         lambda inputs: {"token_ids": tokenize(inputs["text"], config)}
@@ -130,3 +136,28 @@ def test_the_graph_works_where_tf_serving_would_load_it(words, tmp_path):
     (target,) = signature.outputs.values()
     found = session.run(target.name, {source.name: LINES[:3]})
   assert np.concatenate(expected).tolist() == found.tolist()
+
+
+def test_words_of_an_arpa_file_are_the_vocabulary(tmp_path):
+  path = pathlib.Path(__file__).parents[2] / "data" / "genesis.arpa"
+  _, words = read_arpa_words(str(path))
+  vocabulary, to_ids, _ = learn(tmp_path, vocabulary=str(path), min_count=10**6)
+  assert vocabulary == list(words)
+  assert to_ids(["the house", "in the beginning"]) == [
+    [vocabulary.index(word) if word in vocabulary else 0 for word in text.split()]
+    for text in ("the house", "in the beginning")
+  ]
+
+
+# Each worker process imports TensorFlow anew.
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", ["words", "wordpiece", "sentencepiece"])
+def test_number_of_workers_does_not_show(kind, tmp_path):
+  size = {"vocabulary_size": 60} if kind != "words" else {}
+  learned = []
+  for num_workers in (1, 2):
+    vocabulary, to_ids, _ = learn(tmp_path / str(num_workers), num_workers, kind=kind, min_count=1, **size)
+    learned.append((vocabulary, to_ids(LINES)))
+  assert len(learned[0][0]) > 20
+  assert learned[0] == learned[1]

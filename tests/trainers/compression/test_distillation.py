@@ -117,3 +117,23 @@ def test_a_student_with_other_classes_is_refused():
     ValueError, match=r"output_shape of the teacher is \(None, 3\), of the student \(None, 4\)"
   ):
     distill_model(model(4, 1), model(4, 2, classes=4), temperature=1.0, alpha=0.5)
+
+
+def test_models_that_answer_with_something_else_are_compared_by_their_logits():
+  inputs, targets = batch()
+  teacher, student = model(16, 1), model(4, 2)
+
+  def logits(network, x, training):
+    return 3 * network(x, training=training)
+
+  trained = distill_model(teacher, student, temperature=2.0, alpha=0.25, logits=logits)
+  trained.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+  answer = student(inputs, training=True)
+  labels_loss = -np.mean(np.sum(targets * np.log(softmax(answer.numpy())), -1))
+  p, q = softmax(3 * teacher(inputs, training=False).numpy() / 2), softmax(3 * answer.numpy() / 2)
+  soft_loss = 4 * np.mean(np.sum(p * np.log(p / q), -1))
+  found = trained.compute_loss(inputs, targets, answer, training=True)
+  assert float(found) == pytest.approx(0.75 * labels_loss + 0.25 * soft_loss, rel=1e-5)
+  assert float(trained.compute_loss(inputs, targets, answer, training=False)) == pytest.approx(
+    labels_loss, rel=1e-5
+  )

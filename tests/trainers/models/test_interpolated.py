@@ -47,6 +47,8 @@ def test_steps_give_what_the_call_gives_and_sum_to_one(mixed):
   state, token_ids = mixed.initial_state(2), np.array([1, 1])
   for place in range(3):
     scores, state = mixed.step(token_ids, state)
+    histories = [history[:, place] for history in mixed.histories(SENTENCES)]
+    np.testing.assert_allclose(mixed.next_token_log_probabilities(histories), scores, rtol=1e-5)
     np.testing.assert_allclose(np.exp(scores).sum(axis=1), [1, 1], rtol=1e-5)
     assert np.isneginf(np.asarray(scores)[:, 1]).all()
     token_ids = SENTENCES[:, place]

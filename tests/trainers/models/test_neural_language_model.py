@@ -65,6 +65,11 @@ def test_steps_give_the_same_distributions(models, kind):
     found = np.where(np.isneginf(scores), expected[:, time], scores)
     np.testing.assert_allclose(found[rows], expected[rows, time], atol=1e-5)
     read = TOKEN_IDS[:, time]
+  histories = model.histories(TOKEN_IDS).numpy()
+  scores = model.next_token_log_probabilities(histories[IS_TOKEN]).numpy()
+  assert np.all(np.isneginf(scores[:, 1]))
+  found = np.where(np.isneginf(scores), expected[IS_TOKEN], scores)
+  np.testing.assert_allclose(found, expected[IS_TOKEN], atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["lstm", "transformer"])

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from trainers.models.ngram import NgramModel
-from trainers.ngram.arpa import BackoffModel, Section, backed_off, read_arpa
+from trainers.ngram.arpa import BackoffModel, Section, backed_off
+from trainers.ngram.arpa_reader import read_arpa
 from trainers.ngram.counting import SENTENCE_END, SENTENCE_START, UNKNOWN
 
 DATA = pathlib.Path(__file__).parents[2] / "data"
@@ -84,7 +85,22 @@ def test_the_next_words_are_a_distribution_and_equal_the_scores(reference, model
   np.testing.assert_allclose(np.exp(without_start.astype(np.float64)).sum(axis=1), 1, atol=1e-5)
   ngrams = np.array([[3, 4, word] for word in range(len(reference.vocabulary))])
   expected = backed_off(reference.sections, ngrams, len(reference.vocabulary)) * np.log(10)
+  expected[SENTENCE_START] = -np.inf
   np.testing.assert_allclose(found[2], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_histories_lead_to_the_scores(reference, order):
+  model = NgramModel.from_backoff_model(BackoffModel(reference.vocabulary, reference.sections[:order]))
+  batch = padded_batch(sentences(reference))
+  histories = model.histories(batch).numpy()
+  assert histories.shape == (*batch.shape, order - 1)
+  assert np.array_equal(
+    histories[:, 0], model.step(np.full(len(batch), SENTENCE_START), model.initial_state(len(batch)))[1]
+  )
+  found = model.next_token_log_probabilities(histories.reshape(batch.size, order - 1)).numpy()
+  own = np.take_along_axis(found, batch.reshape(-1, 1), axis=1).reshape(batch.shape)
+  np.testing.assert_allclose(own, model(batch).numpy(), atol=1e-5)
 
 
 def test_the_export_answers_as_the_model_and_loads_in_a_session(reference, model, tmp_path):

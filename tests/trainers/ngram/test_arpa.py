@@ -5,7 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from trainers.ngram.arpa import backed_off, read_arpa, write_arpa
+from trainers.ngram.arpa import backed_off, write_arpa
+from trainers.ngram.arpa_reader import read_arpa, read_arpa_words
 
 SMALL = """
 \\data\\
@@ -95,3 +96,14 @@ def test_files_that_are_damaged_are_named_with_the_line(tmp_path, old, new, mess
   with pytest.raises(ValueError, match=message) as caught:
     read_arpa(str(path))
   assert str(caught.value).startswith(f"{path}, line ")
+
+
+def test_words_alone(small, tmp_path):
+  assert read_arpa_words(small) == (3, ("<unk>", "<s>", "</s>", "a", "b"))
+  path = tmp_path / "small.arpa.gz"
+  path.write_bytes(gzip.compress(SMALL.split("\\2-grams:")[0].encode()))
+  assert read_arpa_words(str(path)) == (3, ("<unk>", "<s>", "</s>", "a", "b"))
+  path = tmp_path / "notes.txt"
+  path.write_text("no model\n")
+  with pytest.raises(ValueError, match=r"notes\.txt, line 1: no .data. section"):
+    read_arpa_words(str(path))

@@ -5,7 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from trainers.ngram.arpa import SPECIAL_WORDS, read_arpa, write_arpa
+from trainers.ngram.arpa import SPECIAL_WORDS, write_arpa
+from trainers.ngram.arpa_reader import read_arpa
 from trainers.ngram.kneser_ney import FALLBACK_DISCOUNTS, discounts
 from trainers.ngram.passes import Plan, part_ranges, part_sections
 from trainers.ngram.smoothing import Smoothing
