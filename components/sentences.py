@@ -54,69 +54,80 @@ def score_sentences(
     words: the vocabulary.
 
   Returns:
-    tokens string, token_log_probs float32 [batch, length]: "" and 0 where there is none; log_prob float32 [batch],
-    their sum, the sentence's end included; num_tokens int64; perplexity float32; num_unknown int64,
-    unknown_log_prob float32: the part of it that falls on unknown words; num_characters int64 where known.
+    tokens string, token_log_probs float32 [batch, length]: "" and 0 where there is none; and `_sums`.
   """
-  is_token = token_ids != PADDING
-  is_unknown = token_ids == UNKNOWN
-  log_probs = tf.where(is_token, tf.cast(model(token_ids, training=False), tf.float32), 0.0)
-  log_prob = tf.reduce_sum(log_probs, axis=1)
-  num_tokens = tf.reduce_sum(tf.cast(is_token, tf.int64), axis=1)
-  answer = {
-    "log_prob": log_prob,
-    "perplexity": tf.exp(-log_prob / tf.cast(tf.maximum(num_tokens, 1), tf.float32)),
-    "num_tokens": num_tokens,
-    "num_unknown": tf.reduce_sum(tf.cast(is_unknown, tf.int64), axis=1),
-    "unknown_log_prob": tf.reduce_sum(tf.where(is_unknown, log_probs, 0.0), axis=1),
-    "tokens": token_strings(token_ids, words),
-    "token_log_probs": log_probs,
-  }
-  if "num_characters" in features:
-    answer["num_characters"] = tf.reshape(tf.cast(features["num_characters"], tf.int64), [-1])
-  return answer
+  scores = tf.cast(model(token_ids, training=False), tf.float32)
+  log_probs = tf.where(token_ids != PADDING, scores, 0.0)
+  tokens = token_strings(token_ids, words)
+  return {**_sums(log_probs, token_ids, features), "tokens": tokens, "token_log_probs": log_probs}
 
 
 def evaluation_sums(
-  model: Any, token_ids: tf.Tensor, features: Mapping[str, Any], words: list[str], top_k: int
+  model: Any, token_ids: tf.Tensor, features: Mapping[str, Any], top_k: int
 ) -> dict[str, Any]:
   """What the Evaluator's metrics add up: `score_sentences` without its values for single tokens.
 
   Besides them top_1_hits and top_k_hits int64 [batch]: tokens that are the most likely one, or among the `top_k` most
   likely ones, of those that could stand in their place.
   """
-  scores = score_sentences(model, token_ids, features, words)
-  sums = {name: value for name, value in scores.items() if name not in ("tokens", "token_log_probs")}
-  ranks = token_ranks(model, token_ids)
+  log_probs, ranks = score_and_rank(model, token_ids)
+  sums = _sums(log_probs, token_ids, features)
   for name, k in (("top_1_hits", 1), ("top_k_hits", top_k)):
     is_hit = (token_ids != PADDING) & (ranks < k)
     sums[name] = tf.reduce_sum(tf.cast(is_hit, tf.int64), axis=1)
   return sums
 
 
-def token_ranks(model: Any, token_ids: tf.Tensor) -> tf.Tensor:
-  """int64 [batch, length]: how many tokens are more likely than each one in its place; 0 where there is none."""
+def _sums(log_probs: tf.Tensor, token_ids: tf.Tensor, features: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+  """Of sentences of which the tokens have natural log probabilities float32 [batch, length], 0 where there is none.
+
+  log_prob float32 [batch], the sentence's end included; num_tokens int64; perplexity float32; num_unknown int64,
+  unknown_log_prob float32: the part of it that falls on unknown words; num_characters int64 where known.
+  """
+  is_unknown = token_ids == UNKNOWN
+  log_prob = tf.reduce_sum(log_probs, axis=1)
+  num_tokens = tf.math.count_nonzero(token_ids != PADDING, axis=1)
+  sums = {
+    "log_prob": log_prob,
+    "perplexity": tf.exp(-log_prob / tf.cast(tf.maximum(num_tokens, 1), tf.float32)),
+    "num_tokens": num_tokens,
+    "num_unknown": tf.math.count_nonzero(is_unknown, axis=1),
+    "unknown_log_prob": tf.reduce_sum(tf.where(is_unknown, log_probs, 0.0), axis=1),
+  }
+  if "num_characters" in features:
+    sums["num_characters"] = tf.reshape(tf.cast(features["num_characters"], tf.int64), [-1])
+  return sums
+
+
+def score_and_rank(model: Any, token_ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """Each token's log probability, float32, and how many tokens are more likely in its place, int32; [batch, length].
+
+  Both are 0 where there is no token.
+  """
   places = tf.where(token_ids != PADDING)
   words = tf.gather_nd(token_ids, places)
   histories = model.histories(token_ids)
   count = tf.size(words)
 
-  def rank(start: tf.Tensor, ranks: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+  def read(start: tf.Tensor, scores: tf.TensorArray, ranks: tf.TensorArray) -> tuple[Any, ...]:
     # All words for all tokens of a batch at once would be gigabytes.
     rows = slice(start, tf.minimum(start + _TOKENS_AT_ONCE, count))
     histories_of_rows = tf.nest.map_structure(lambda values: tf.gather_nd(values, places[rows]), histories)
-    log_probs = model.next_token_log_probabilities(histories_of_rows)
+    log_probs = tf.cast(model.next_token_log_probabilities(histories_of_rows), tf.float32)
     own = tf.gather(log_probs, words[rows], batch_dims=1)
-    higher = tf.math.count_nonzero(log_probs > own[:, tf.newaxis], axis=1)
-    return start + _TOKENS_AT_ONCE, ranks.write(start // _TOKENS_AT_ONCE, higher)
+    higher = tf.reduce_sum(tf.cast(log_probs > own[:, tf.newaxis], tf.int32), axis=1)
+    number = start // _TOKENS_AT_ONCE
+    return start + _TOKENS_AT_ONCE, scores.write(number, own), ranks.write(number, higher)
 
-  # One element: an array of none could not be joined.
-  ranks = tf.TensorArray(tf.int64, size=1, dynamic_size=True, infer_shape=False, element_shape=[None])
-  ranks = ranks.write(0, tf.zeros([0], tf.int64))
-  _, ranks = tf.while_loop(
-    lambda start, _: start < count, rank, (tf.constant(0), ranks), parallel_iterations=1
-  )
-  return tf.scatter_nd(places, ranks.concat(), tf.shape(token_ids, tf.int64))
+  def rows_of(dtype: tf.DType) -> tf.TensorArray:
+    # One element, of nothing: an array without any could not be joined.
+    rows = tf.TensorArray(dtype, size=1, dynamic_size=True, infer_shape=False, element_shape=[None])
+    return rows.write(0, tf.zeros([0], dtype))
+
+  start = (tf.constant(0), rows_of(tf.float32), rows_of(tf.int32))
+  _, *found = tf.while_loop(lambda start, *_: start < count, read, start, parallel_iterations=1)
+  scores, ranks = (tf.scatter_nd(places, rows.concat(), tf.shape(token_ids, tf.int64)) for rows in found)
+  return scores, ranks
 
 
 def token_distributions(model: Any, token_ids: tf.Tensor, training: bool) -> tf.Tensor:
@@ -172,7 +183,7 @@ def language_signatures(
   def evaluate_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
     raw = tf.io.parse_example(examples, {"text": tf.io.FixedLenFeature([], tf.string)})
     token_ids, features = to_token_ids(**raw)
-    return evaluation_sums(model, token_ids, features, words, settings.top_k)
+    return evaluation_sums(model, token_ids, features, settings.top_k)
 
   dtypes = {
     "text": tf.string,

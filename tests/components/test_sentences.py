@@ -9,9 +9,9 @@ from components.sentences import (
   evaluation_sums,
   next_token_log_probabilities,
   parse_sentences,
+  score_and_rank,
   score_sentences,
   token_distributions,
-  token_ranks,
 )
 from trainers.models.neural_language_model import build_language_model
 from trainers.models.ngram import NgramModel
@@ -79,12 +79,13 @@ def test_scores_are_those_of_the_chain_rule(model):
 def test_ranks_count_what_is_more_likely(model, monkeypatch, tokens_at_once):
   monkeypatch.setattr("components.sentences._TOKENS_AT_ONCE", tokens_at_once)
   token_ids = tf.concat([ids_of([3, 4], [5])] * 10, axis=0)
-  ranks = token_ranks(model, token_ids).numpy()
+  scores, ranks = (values.numpy() for values in score_and_rank(model, token_ids))
+  np.testing.assert_allclose(scores[:2], np.array([[-0.2, -0.3, -0.7], [-1.7, -0.7, 0]]) * LN_10, rtol=1e-5)
   # After <s>: a -0.2, </s> -1.2, b -1.3, <unk> -1.5, c -1.7. After a: b -0.3, </s> -0.6, a -0.7. After b or c: a first.
   assert ranks[0].tolist() == [0, 0, 1]
   assert ranks[1].tolist() == [4, 1, 0]
   assert (ranks[::2] == ranks[0]).all() and (ranks[1::2] == ranks[1]).all()
-  sums = evaluation_sums(model, token_ids, {}, WORDS, top_k=2)
+  sums = evaluation_sums(model, token_ids, {}, top_k=2)
   assert sums["top_1_hits"].numpy()[:2].tolist() == [2, 0]
   assert sums["top_k_hits"].numpy()[:2].tolist() == [3, 1]
   assert "tokens" not in sums and "token_log_probs" not in sums
