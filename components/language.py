@@ -21,7 +21,7 @@ class AnswersConfig(Section):
 
   # Tokens that `next_token` returns.
   next_tokens: Positive = 10
-  # The k of top-k accuracy.
+  # The k of top-k accuracy, in the place of evaluation.top_k: the exported model counts the hits.
   top_k: Positive = 5
 
 

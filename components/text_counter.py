@@ -63,8 +63,10 @@ class Executor(BaseBeamExecutor):
         )
         if estimates:
           _ = chunks | "Estimate" >> EstimateNgrams(estimates, words)
-        if config.embeddings:
-          window = Window(config.embeddings.window)
+        # Not every task with n-grams has word vectors.
+        embeddings = getattr(config, "embeddings", None)
+        if embeddings:
+          window = Window(embeddings.window)
           _ = chunks | "Near" >> CountCooccurrences(os.path.join(result, COOCCURRENCES), len(words), window)
       for estimate in estimates:
         _finish(estimate, result, words)

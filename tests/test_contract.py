@@ -151,3 +151,41 @@ def test_runs_lists_both_runs(finished):
   assert {row["state"] for row in rows} == {"done"}
   assert {row["task"] for row in rows} == {task.name}
   assert {row["model_version"] for row in rows} == {pathlib.Path(summary["pushed_model"]).name}
+
+
+def test_texts_are_embedded_in_bulk(finished, tmp_path):
+  import tensorflow as tf
+  from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+  from tfx.types import channel_utils, standard_artifacts
+
+  from components.config import BeamConfig
+  from components.text_embedder import Executor, TextEmbedder
+  from pipeline.graph import beam_arguments
+  from serving.session import register_ops
+
+  task, folder, _ = finished
+  register_ops()
+  (model_dir,) = (folder / "artifacts" / "Compressor" / "model").glob("*")
+  signatures = tf.saved_model.load(str(model_dir / "Format-Serving")).signatures
+  if "embed" not in signatures:
+    pytest.skip(f"{task.name} embeds no texts")
+  examples, model, result = (
+    kind() for kind in (standard_artifacts.Examples, standard_artifacts.Model, standard_artifacts.Examples)
+  )
+  (examples_dir,) = (folder / "artifacts" / "ExampleGen" / "examples").glob("*")
+  examples.uri, model.uri, result.uri = str(examples_dir), str(model_dir), str(tmp_path)
+  examples.split_names = json.dumps(["test"])
+  stage = TextEmbedder(
+    examples=channel_utils.as_channel([examples]), model=channel_utils.as_channel([model]), signature="embed"
+  )
+  context = BaseBeamExecutor.Context(beam_pipeline_args=beam_arguments(BeamConfig()), tmp_dir=str(tmp_path))
+  Executor(context).Do(
+    {"examples": [examples], "model": [model]}, {"embeddings": [result]}, stage.exec_properties
+  )
+  paths = sorted(str(path) for path in (tmp_path / "Split-test").iterdir())
+  records = tf.data.TFRecordDataset(paths, compression_type="GZIP").as_numpy_iterator()
+  found = [tf.train.Example.FromString(record).features.feature["embedding"] for record in records]
+  _, features = _raw_rows(task, folder, len(found))
+  expected = signatures["embed"](text=tf.constant(features["text"]))["embedding"].numpy()
+  assert np.abs(expected).max() > 0.01
+  np.testing.assert_allclose([row.float_list.value for row in found], expected, atol=1e-6)

@@ -20,6 +20,7 @@ NAMES = (
   "memory",
   "distillation",
   "ngram_counting",
+  "ngram_scoring",
 )
 
 

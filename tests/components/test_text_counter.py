@@ -73,10 +73,11 @@ def count(inputs, folder, num_workers=1, embeddings=None, **ngram):
   context = BaseBeamExecutor.Context(beam_pipeline_args=arguments, tmp_dir=str(folder), unique_id="1")
   model = standard_artifacts.Model()
   model.uri = str(folder / "model")
-  properties = {
-    "task": "pipeline.tasks.language_model:TASK",
-    "config": json.dumps({"task": "language_model", "ngram": ngram or None, "embeddings": embeddings}),
-  }
+  if embeddings:
+    name, settings = "language_model", {"ngram": ngram or None, "embeddings": embeddings}
+  else:
+    name, settings = "ngram_language_model", {"ngram": ngram}
+  properties = {"task": f"pipeline.tasks.{name}:TASK", "config": json.dumps({"task": name, **settings})}
   Executor(context).Do(inputs, {"model": [model]}, properties)
   return pathlib.Path(model.uri) / "Format-Serving"
 

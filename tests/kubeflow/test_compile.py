@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pipeline.config import load_config
+from pipeline.graph import Locations, create_pipeline
 from pipeline.tasks import TASKS
 
 KUBEFLOW = pathlib.Path(__file__).parents[2] / "kubeflow"
@@ -31,8 +32,12 @@ def test_settings_of_the_folder_are_in_the_file(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(KUBEFLOW.glob("*.yaml")), ids=lambda path: path.stem)
 def test_settings_are_valid(path):
-  config = load_config(TASKS[path.stem], str(path), must_exist=False)
+  task = TASKS[path.stem]
+  config = load_config(task, str(path), must_exist=False)
   assert config.kubeflow.resources["Trainer"].cpu_limit
+  locations = Locations(None, "/deepline/serving", "/deepline/checkpoints")
+  stages = create_pipeline(task, config, locations, with_baseline=False).components
+  assert set(config.kubeflow.resources) <= {stage.id for stage in stages}
 
 
 def test_misspelt_key_is_one_line(tmp_path):

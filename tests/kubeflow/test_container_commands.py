@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import uuid
@@ -14,8 +15,11 @@ import yaml
 from google.protobuf import json_format, struct_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from trainers.ngram.arpa_reader import read_arpa_words
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
+DATA = pathlib.Path(__file__).parents[1] / "data"
 COLOURS = {"blue": (220, 40, 40), "green": (40, 220, 40), "red": (40, 40, 220)}
 SETTINGS = """
 preprocessing: {height: 8, width: 8, channels: 3}
@@ -24,6 +28,14 @@ model: {widths: [8]}
 training: {epochs: 6, batch_size: 8, steps_per_execution: 1, learning_rate: 0.01}
 compression: {latency_calls: 2, recipe: [{step: prune, sparsity: 0.5, epochs: 1, skip_last_layer: true}]}
 evaluation: {min_metrics: {accuracy: 0.5}, max_drop: {accuracy: 0.5}, slice_by: []}
+serving: {warmup_requests: 2, infra_validation_requests: 2}
+"""
+NGRAM_SETTINGS = """
+data: {lines_per_group: 4}
+preprocessing: {min_count: 1}
+ngram: {order: 2}
+compression: {latency_calls: 2, recipe: [{step: quantize_ngrams}]}
+evaluation: {max_metrics: {perplexity: 1000}, max_rise: {perplexity: 1000}}
 serving: {warmup_requests: 2, infra_validation_requests: 2}
 """
 
@@ -125,21 +137,24 @@ def _write_pictures(folder, count=30, side_px=8):
       cv2.imwrite(str(path), pixels.astype(np.uint8))
 
 
-def test_all_containers_in_turn_push_a_model(tmp_path):
+def _compiled(task, data, settings, folder):
+  """What Kubeflow runs of a task: the launcher of its pipeline, and the volume that its pods see."""
   environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
   environment["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), environment["PATH"]])
-  volume = tmp_path / "volume"
-  _write_pictures(volume / "photos")
-  (tmp_path / "settings.yaml").write_text(SETTINGS, encoding="utf-8")
+  (folder / "settings.yaml").write_text(settings, encoding="utf-8")
   compile_command = [
-    *("deepline", "compile", "image_classification", "--config", "settings.yaml"),
-    *("--data", str(volume / "photos"), "--output", "pipeline.yaml"),
-    *("--set", f"kubeflow.volume_path={volume}"),
+    *("deepline", "compile", task, "--config", "settings.yaml"),
+    *("--data", str(data), "--output", "pipeline.yaml"),
+    *("--set", f"kubeflow.volume_path={folder / 'volume'}"),
   ]
-  subprocess.run(compile_command, env=environment, cwd=tmp_path, check=True)
-  spec, _ = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text(encoding="utf-8"))
+  subprocess.run(compile_command, env=environment, cwd=folder, check=True)
+  spec, _ = yaml.safe_load_all((folder / "pipeline.yaml").read_text(encoding="utf-8"))
+  return Launcher(spec, folder, environment), folder / "volume"
 
-  launcher = Launcher(spec, tmp_path, environment)
+
+def test_all_containers_in_turn_push_a_model(tmp_path):
+  _write_pictures(tmp_path / "volume" / "photos")
+  launcher, volume = _compiled("image_classification", tmp_path / "volume" / "photos", SETTINGS, tmp_path)
   done = launcher.run()
 
   assert done[0] == "ExampleGen" and done[-1] == "Report"
@@ -155,3 +170,19 @@ def test_all_containers_in_turn_push_a_model(tmp_path):
   assert found["metrics"]["compressed"]["accuracy"] >= 0.8
   assert (report / "report.html").stat().st_size > 10_000
   assert not list((volume / "checkpoints").glob("*"))
+
+
+def test_what_one_container_counts_another_one_serves(tmp_path):
+  volume = tmp_path / "volume"
+  volume.mkdir()
+  shutil.copy(DATA / "genesis.txt", volume)
+  launcher, _ = _compiled("ngram_language_model", volume / "genesis.txt", NGRAM_SETTINGS, tmp_path)
+  done = launcher.run()
+  assert done.index("Transform") < done.index("TextCounter") < done.index("Trainer")
+  counted = pathlib.Path(launcher.uri("TextCounter", "model")) / "Format-Serving"
+  assert read_arpa_words(str(counted / "model.arpa"))[0] == 2
+  (version,) = (volume / "serving" / "ngram_language_model").iterdir()
+  report = pathlib.Path(launcher.uri("Report", "report"))
+  found = json.loads((report / "report.json").read_text(encoding="utf-8"))
+  assert found["pushed_model"] == str(version) and (version / "saved_model.pb").exists()
+  assert 1 < found["metrics"]["compressed"]["perplexity"] < 1000
