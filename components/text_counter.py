@@ -16,7 +16,7 @@ from tfx.types.channel import BaseChannel, Channel
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
-from components.config import NgramConfig
+from components.config import EmbeddingsConfig, NgramConfig
 from components.cooccurrence_counting import CountCooccurrences
 from components.input import split_files
 from components.language import TOKEN_IDS, vocabulary
@@ -51,28 +51,41 @@ class Executor(BaseBeamExecutor):
     with tempfile.TemporaryDirectory(prefix="counts-", dir=exec_properties.get("work_dir")) as work_dir:
       # Put together on this machine: a remote folder takes whole files only.
       result = os.path.join(work_dir, "result")
-      os.makedirs(os.path.join(result, COOCCURRENCES))
-      is_counted = config.ngram and not config.ngram.arpa
-      estimates = _estimates(config.ngram, work_dir) if is_counted else []
-      with self._make_beam_pipeline() as pipeline:
-        chunks = (
-          pipeline
-          | "Files" >> beam.Create(list(enumerate(files)), reshuffle=False)
-          | "Spread" >> beam.Reshuffle()
-          | "WriteChunks" >> WriteChunks(work_dir, TOKEN_IDS, len(words))
-        )
-        if estimates:
-          _ = chunks | "Estimate" >> EstimateNgrams(estimates, words)
-        # Not every task with n-grams has word vectors.
-        embeddings = getattr(config, "embeddings", None)
-        if embeddings:
-          window = Window(embeddings.window)
-          _ = chunks | "Near" >> CountCooccurrences(os.path.join(result, COOCCURRENCES), len(words), window)
-      for estimate in estimates:
-        _finish(estimate, result, words)
+      os.makedirs(result)
       if config.ngram and config.ngram.arpa:
         _take(config.ngram.arpa, result, words)
+        estimates = []
+      else:
+        estimates = _estimates(config.ngram, work_dir) if config.ngram else []
+      # Not every task with n-grams has word vectors.
+      embeddings = getattr(config, "embeddings", None)
+      if estimates or embeddings:
+        self._count(files, words, estimates, embeddings, work_dir)
+      for estimate in estimates:
+        _finish(estimate, result, words)
       io_utils.copy_dir(result, target)
+
+  def _count(
+    self,
+    files: Sequence[str],
+    words: Sequence[str],
+    estimates: Sequence[Estimate],
+    embeddings: EmbeddingsConfig | None,
+    work_dir: str,
+  ) -> None:
+    with self._make_beam_pipeline() as pipeline:
+      chunks = (
+        pipeline
+        | "Files" >> beam.Create(list(enumerate(files)), reshuffle=False)
+        | "Spread" >> beam.Reshuffle()
+        | "WriteChunks" >> WriteChunks(work_dir, TOKEN_IDS, len(words))
+      )
+      if estimates:
+        _ = chunks | "Estimate" >> EstimateNgrams(estimates, words)
+      if embeddings:
+        near = os.path.join(work_dir, "result", COOCCURRENCES)
+        os.makedirs(near)
+        _ = chunks | "Near" >> CountCooccurrences(near, len(words), Window(embeddings.window))
 
 
 def _estimates(settings: NgramConfig, work_dir: str) -> list[Estimate]:

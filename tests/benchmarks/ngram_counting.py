@@ -85,7 +85,7 @@ def prepare(megabytes: int) -> tuple[pathlib.Path, str, str]:
     write_text(text, megabytes)
   task = TASKS["ngram_language_model"]
   settings = [f"data.splits={json.dumps(_SPLITS)}"]
-  run_to_transform(task, task.resolve(load_config(task, data=str(text), settings=settings)), folder)
+  run_to_transform(task, task.resolve(load_config(task, data=str(text), overrides=settings)), folder)
   return text, newest(folder, "transformed_examples"), newest(folder, "transform_graph")
 
 
