@@ -63,7 +63,10 @@ class Executor(BaseBeamExecutor):
         self._count(files, words, estimates, embeddings, work_dir)
       for estimate in estimates:
         _finish(estimate, result, words)
-      io_utils.copy_dir(result, target)
+      if "://" in target:
+        io_utils.copy_dir(result, target)
+      else:
+        shutil.move(result, target)
 
   def _count(
     self,

@@ -105,7 +105,9 @@ def section_lines(sections: Sequence[Section], number: int, words: pa.StringArra
     columns = [words.take(pa.array(ids)) for ids in section_word_ids(sections, number, rows)]
     fields = [_texts(section.log10_probability[rows]), pc.binary_join_element_wise(*columns, " ")]
     if has_backoff:
-      fields.append(_texts(section.log10_backoff[rows]))
+      # The same few backoffs over and over: each is written once, which probabilities would not gain by.
+      distinct = pa.array(section.log10_backoff[rows] + np.float32(0)).dictionary_encode()
+      fields.append(pc.cast(distinct.dictionary, pa.string()).take(distinct.indices))
     # An empty last field puts the end of the line behind the others.
     lines = pc.binary_join_element_wise(pc.binary_join_element_wise(*fields, "\t"), "", "\n")
     offsets = np.frombuffer(lines.buffers()[1], np.int32)
