@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from components.language import resolve
+from pipeline.tasks.language_model import LanguageModelConfig
 from pipeline.tasks.ngram_language_model import NgramLanguageModelConfig
 
 ARPA = pathlib.Path(__file__).parents[1] / "data" / "genesis.arpa"
@@ -41,3 +42,10 @@ def test_what_is_wrong_with_an_arpa_file_is_told_in_one_line(tmp_path):
 def test_without_one_nothing_changes():
   plain = NgramLanguageModelConfig()
   assert resolve(plain) is plain
+
+
+def test_nothing_can_be_mixed_with_n_grams_that_there_are_not():
+  recipe = {"recipe": [{"step": "interpolate"}]}
+  assert resolve(LanguageModelConfig(ngram={"order": 2}, compression=recipe)).ngram.order == 2
+  with pytest.raises(ValueError, match=r"^compression\.recipe: interpolate mixes in n-grams; set ngram\.order=5"):
+    resolve(LanguageModelConfig(compression=recipe))
