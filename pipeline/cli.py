@@ -115,6 +115,7 @@ def run(
   """Train, compress, evaluate and push a model from raw data."""
   del debug  # read from the command line by main(), which also sees errors of before
   task, settings = _configured(task_name, config, overrides, data)
+  from pipeline.config import ConfigError
   from pipeline.local_runner import RunError
   from pipeline.local_runner import run as run_pipeline
   from pipeline.progress import StageDisplay
@@ -126,6 +127,8 @@ def run(
     if as_json:
       print(json.dumps({"task": task.name, "status": "failed", "error": str(error)}))
     raise UserError(str(error), EXIT_FAILED) from error
+  except ConfigError as error:
+    raise UserError(str(error)) from error
   _print_outcome(task.name, folder, summary)
   if as_json:
     print(json.dumps(summary))

@@ -18,6 +18,7 @@ from typing import Any
 
 from components.config import RunConfig
 from components.task import Task
+from pipeline.config import ConfigError
 from pipeline.graph import Locations, create_pipeline
 from pipeline.progress import StageDisplay
 
@@ -52,6 +53,7 @@ def run(task: Task, config: RunConfig, output: str, display: StageDisplay) -> di
 
   Raises:
     RunError: a stage failed, or another run uses the same directory.
+    ConfigError: settings that do not go together, or do not fit the data.
   """
   folder = pathlib.Path(output).resolve()
   try:
@@ -63,7 +65,7 @@ def run(task: Task, config: RunConfig, output: str, display: StageDisplay) -> di
     try:
       config = task.resolve(config)
     except ValueError as error:
-      raise RunError(str(error)) from error
+      raise ConfigError(str(error)) from error
     stages = _run_stages(task, config, folder, run_id, display)
     return _finish(task, config, folder, run_id, stages)
 
