@@ -80,7 +80,9 @@ def resolve(config: RunConfig) -> RunConfig:
     if config.ngram.arpa:
       return _with_arpa(config)
   elif any(step.step == "interpolate" for step in config.compression.recipe):
-    raise ValueError("compression.recipe: interpolate mixes in n-grams; set ngram.order=5, or leave the step out")
+    raise ValueError(
+      "compression.recipe: interpolate mixes in n-grams; set ngram.order=5, or leave the step out"
+    )
   return config
 
 

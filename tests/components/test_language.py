@@ -47,5 +47,7 @@ def test_without_one_nothing_changes():
 def test_nothing_can_be_mixed_with_n_grams_that_there_are_not():
   recipe = {"recipe": [{"step": "interpolate"}]}
   assert resolve(LanguageModelConfig(ngram={"order": 2}, compression=recipe)).ngram.order == 2
-  with pytest.raises(ValueError, match=r"^compression\.recipe: interpolate mixes in n-grams; set ngram\.order=5"):
+  with pytest.raises(
+    ValueError, match=r"^compression\.recipe: interpolate mixes in n-grams; set ngram\.order=5"
+  ):
     resolve(LanguageModelConfig(compression=recipe))

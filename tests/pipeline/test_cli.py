@@ -138,8 +138,16 @@ def test_the_tasks(called):
       "--save taken: cannot make this folder (File exists)",
     ),
     (["run", "image_classification", "--data", "photos", "--output", "taken"], 1, "taken: "),
-    (["run", "ngram_language_model", "--set", "ngram.arpa=missing"], 2, "ngram.arpa=missing: No such file or"),
-    (["run", "language_model", "--set", "ngram=null"], 2, "compression.recipe: interpolate mixes in n-grams; "),
+    (
+      ["run", "ngram_language_model", "--set", "ngram.arpa=missing"],
+      2,
+      "ngram.arpa=missing: No such file or",
+    ),
+    (
+      ["run", "language_model", "--set", "ngram=null"],
+      2,
+      "compression.recipe: interpolate mixes in n-grams; ",
+    ),
   ],
 )
 def test_mistakes_of_every_verb(called, tmp_path, monkeypatch, arguments, status, message):
