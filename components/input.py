@@ -95,14 +95,19 @@ def _batches_by_length(records: tf.data.Dataset, feature: str, size: int, seed: 
   pieces of about the same length in all, in shuffled order.
 
   Were batches of equally many records, a token among short records would count more than one among long ones: a batch
-  is one step, and its loss a mean.
+  is one step, and its loss a mean. Replicas get equal shares of each batch: Keras adds their first ones up.
   """
   spec = {feature: tf.io.RaggedFeature(tf.int64)}
+  num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
   def cut(window: tf.Tensor) -> tf.data.Dataset:
+    num_batches = tf.size(window) // size
+    # What cannot be shared out is a random choice: the records came shuffled.
+    window = window[: tf.size(window) // num_replicas * num_replicas]
     lengths = tf.io.parse_example(window, spec)[feature].row_lengths()
     by_length = tf.argsort(lengths, stable=True)
-    edges = _even_cuts(tf.gather(lengths, by_length), tf.size(window) // size)
+    shares = tf.reduce_sum(tf.reshape(tf.gather(lengths, by_length), [-1, num_replicas]), axis=1)
+    edges = _even_cuts(shares, num_batches) * num_replicas
     order = tf.random.experimental.stateless_shuffle(
       tf.range(tf.size(edges) - 1), tf.stack([seed, tf.constant(2, tf.int64)])
     )

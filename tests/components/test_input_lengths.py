@@ -1,6 +1,7 @@
 """Batches of examples of about the same length."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +59,15 @@ def test_batches_are_of_similar_lengths_and_equally_long_together(files):
     (np.concatenate([batch.ravel() for batch in made]) == 1).mean() for made in (found, any_length)
   )
   assert padding < 0.15 < before
+
+
+def test_replicas_get_equal_shares(files, monkeypatch):
+  strategy = SimpleNamespace(num_replicas_in_sync=4)
+  monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
+  found = batches(files, STEPS)
+  sizes = [len(batch) for batch in found]
+  assert len(set(sizes)) > 3 and not any(size % 4 for size in sizes)
+  assert sum(sizes) == len({number for batch in found for number in batch[:, 0]}) == len(LENGTHS)
 
 
 @pytest.mark.parametrize(
