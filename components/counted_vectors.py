@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -16,7 +15,7 @@ from tfx.utils import io_utils
 
 from components.cooccurrence_counting import load_cooccurrences
 from components.language import TOKEN_IDS, vocabulary
-from components.ngram_counting import read_tokens
+from components.ngram_counting import count_all_words, read_tokens
 from components.progress import report_progress
 from components.text_counter import COOCCURRENCES
 from components.trainer import TrainingRun
@@ -25,7 +24,6 @@ from trainers.embeddings.neighbours import content_words, neighbour_rows
 from trainers.embeddings.ppmi import positive_pmi, word_vectors
 from trainers.embeddings.projector import write_projector
 from trainers.embeddings.skip_gram import SkipGramSettings, train_skip_gram
-from trainers.ngram.passes import count_words
 
 NEIGHBOURS_FILE = "neighbours.json"
 # Below the training run's directory: files for TensorBoard's embedding projector.
@@ -36,9 +34,7 @@ _WORDS_SHOWN = 24
 
 def count_occurrences(run: TrainingRun) -> np.ndarray:
   """int64 [vocabulary]: how often each word is in the training examples; </s> once a sentence."""
-  size = len(vocabulary(run.outputs))
-  counts = (count_words(ids, lengths, size) for ids, lengths in _sentences(run))
-  return sum(counts, np.zeros(size, np.int64))
+  return count_all_words(run.train_files, TOKEN_IDS, len(vocabulary(run.outputs)))
 
 
 def first_vectors(run: TrainingRun, occurrences: np.ndarray) -> np.ndarray:
@@ -62,7 +58,7 @@ def first_vectors(run: TrainingRun, occurrences: np.ndarray) -> np.ndarray:
       subsampling=settings.subsampling,
     )
     vectors, _ = train_skip_gram(
-      lambda: _sentences(run), occurrences, chosen, run.config.seed, report_progress
+      lambda: read_tokens(run.train_files, TOKEN_IDS), occurrences, chosen, run.config.seed, report_progress
     )
   queries = content_words(counts, words, _WORDS_SHOWN)
   report_progress(
@@ -93,10 +89,6 @@ def _read_counts(directory: str) -> scipy.sparse.csr_matrix:
   with tempfile.TemporaryDirectory(prefix="counts-") as folder:
     io_utils.copy_dir(directory, folder)
     return load_cooccurrences(folder)
-
-
-def _sentences(run: TrainingRun) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  return read_tokens(run.train_files, TOKEN_IDS)
 
 
 def _write_neighbours(run: TrainingRun, found: dict[str, Any]) -> None:

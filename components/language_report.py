@@ -15,10 +15,9 @@ from components.counted_model import ORDERS_FILE
 from components.counted_vectors import FIRST_VECTORS, NEIGHBOURS_FILE, TRAINED_VECTORS
 from components.input import split_files
 from components.language import TOKEN_IDS, vocabulary
-from components.ngram_counting import read_tokens
+from components.ngram_counting import count_all_words
 from components.task import SPLITS, TransformOutputs
 from trainers.ngram.counting import SENTENCE_END, UNKNOWN
-from trainers.ngram.passes import count_words
 
 _FREQUENT_WORDS = 12
 _CURVE_POINTS = 60
@@ -34,7 +33,8 @@ def vocabulary_section(config: RunConfig, inputs: Mapping[str, Any]) -> dict[str
   words = vocabulary(TransformOutputs(inputs["transform_graph"].uri))
   counts, rows = {}, []
   for split in SPLITS:
-    counts[split] = _count(inputs["transformed_examples"].uri, split, len(words))
+    files = split_files(inputs["transformed_examples"].uri, split)
+    counts[split] = count_all_words(files, TOKEN_IDS, len(words))
     tokens, unknown = int(counts[split].sum()), int(counts[split][UNKNOWN])
     rows.append([split, int(counts[split][SENTENCE_END]), tokens, unknown, f"{unknown / max(tokens, 1):.2%}"])
   train = counts["train"].copy()
@@ -73,13 +73,9 @@ def vocabulary_section(config: RunConfig, inputs: Mapping[str, Any]) -> dict[str
 
 def orders_section(inputs: Mapping[str, Any]) -> dict[str, Any] | None:
   """Perplexity by order, and the share of words whose history was never seen."""
-  if "model_run" not in inputs:
+  rows = _left_by_training(inputs, ORDERS_FILE)
+  if rows is None:
     return None
-  path = os.path.join(inputs["model_run"].uri, ORDERS_FILE)
-  if not tf.io.gfile.exists(path):
-    return None
-  with tf.io.gfile.GFile(path) as file:
-    rows = json.loads(file.read())
   orders = [row["order"] for row in rows]
   return {
     "title": "N-grams by order",
@@ -117,13 +113,9 @@ def orders_section(inputs: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def vectors_section(inputs: Mapping[str, Any]) -> dict[str, Any] | None:
   """Words and those nearest to them, before the network was trained and after."""
-  if "model_run" not in inputs:
+  found = _left_by_training(inputs, NEIGHBOURS_FILE)
+  if found is None:
     return None
-  path = os.path.join(inputs["model_run"].uri, NEIGHBOURS_FILE)
-  if not tf.io.gfile.exists(path):
-    return None
-  with tf.io.gfile.GFile(path) as file:
-    found = json.load(file)
   rows = [
     [word, first, trained]
     for (word, first, _), (_, trained, _) in zip(found["first"], found["trained"], strict=True)
@@ -136,7 +128,7 @@ def vectors_section(inputs: Mapping[str, Any]) -> dict[str, Any] | None:
       f"{FIRST_VECTORS} and {TRAINED_VECTORS}."
     ),
     "charts": [],
-    "tables": [{"columns": ["word", f"{found['method']}", "after training"], "rows": rows}],
+    "tables": [{"columns": ["word", found["method"], "after training"], "rows": rows}],
   }
 
 
@@ -162,8 +154,12 @@ def generated_section(config: RunConfig, inputs: Mapping[str, Any]) -> dict[str,
   return {"title": "Generated text", "texts": [{"lines": lines}]}
 
 
-def _count(examples_uri: str, split: str, vocabulary_size: int) -> np.ndarray:
-  """int64 [vocabulary]: occurrences in a split; those of </s> are its sentences."""
-  batches = read_tokens(split_files(examples_uri, split), TOKEN_IDS)
-  counts = (count_words(ids, lengths, vocabulary_size) for ids, lengths in batches)
-  return sum(counts, np.zeros(vocabulary_size, np.int64))
+def _left_by_training(inputs: Mapping[str, Any], name: str) -> Any:
+  """What a JSON file of the training run holds; None where there is none."""
+  if "model_run" not in inputs:
+    return None
+  path = os.path.join(inputs["model_run"].uri, name)
+  if not tf.io.gfile.exists(path):
+    return None
+  with tf.io.gfile.GFile(path) as file:
+    return json.loads(file.read())

@@ -73,6 +73,12 @@ def read_tokens(files: Iterable[str], feature: str) -> Iterator[tuple[np.ndarray
     yield ragged.values.numpy().astype(np.int32), ragged.row_lengths().numpy()
 
 
+def count_all_words(files: Iterable[str], feature: str, vocabulary_size: int) -> np.ndarray:
+  """int64 [vocabulary]: `passes.count_words` of all sentences of materialised examples; see `read_tokens`."""
+  counts = (passes.count_words(ids, lengths, vocabulary_size) for ids, lengths in read_tokens(files, feature))
+  return sum(counts, np.zeros(vocabulary_size, np.int64))
+
+
 class WriteChunks(beam.PTransform):
   """(number, TFRecord file) pairs -> (Chunk, words counted as `passes.count_words` does), written to `directory`."""
 
