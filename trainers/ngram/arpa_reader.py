@@ -61,28 +61,22 @@ class _Parser:
     self._ids = {word: number for number, word in enumerate(SPECIAL_WORDS)}
 
   def parse(self) -> BackoffModel:
-    try:
-      counts = self._counts()
-      sections: list[Section] = []
-      for length, count in enumerate(counts, 1):
-        self._expect(f"\\{length}-grams:")
-        if length == 1:
-          sections.append(self._unigrams(count))
-        else:
-          words, probability, backoff = self._ngrams(length, count)
-          sections = _with_ngrams(sections, words, probability, backoff, len(self._ids))
-      self._expect("\\end\\")
-    except UnicodeDecodeError as error:
-      raise self._error(f"not UTF-8 ({error.reason})") from error
+    counts = self._counts()
+    sections: list[Section] = []
+    for length, count in enumerate(counts, 1):
+      self._expect(f"\\{length}-grams:")
+      if length == 1:
+        sections.append(self._unigrams(count))
+      else:
+        words, probability, backoff = self._ngrams(length, count)
+        sections = _with_ngrams(sections, words, probability, backoff, len(self._ids))
+    self._expect("\\end\\")
     return BackoffModel(tuple(self._ids), sections)
 
   def parse_words(self) -> tuple[int, tuple[str, ...]]:
-    try:
-      counts = self._counts()
-      self._expect("\\1-grams:")
-      self._unigrams(counts[0])
-    except UnicodeDecodeError as error:
-      raise self._error(f"not UTF-8 ({error.reason})") from error
+    counts = self._counts()
+    self._expect("\\1-grams:")
+    self._unigrams(counts[0])
     return len(counts), tuple(self._ids)
 
   def _error(self, what: str) -> ValueError:
@@ -97,7 +91,10 @@ class _Parser:
 
   def _line(self) -> str:
     """The next line with its end; "" at the end of the file."""
-    self._number, line = next(self._lines, (self._number, ""))
+    try:
+      self._number, line = next(self._lines, (self._number, ""))
+    except UnicodeDecodeError as error:
+      raise self._error(f"not UTF-8 ({error.reason})") from error
     return line
 
   def _expect(self, text: str) -> None:
