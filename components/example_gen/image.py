@@ -7,7 +7,7 @@ import io
 import os
 import statistics
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -26,7 +26,9 @@ __all__ = [
   "caption_image",
   "clean_image",
   "clean_image_file",
+  "is_coloured",
   "probe",
+  "read_pictures",
 ]
 
 # Raw 16-bit RGBA takes 8 bytes a pixel; the rest is for headers and comments.
@@ -116,19 +118,38 @@ class ImageFolderReader:
 
   def _pictures(self, chunk: ImageChunk) -> Iterator[tuple[str, bytes, ImageInfo | None, str]]:
     """(key, clean bytes, info, "") of each whole picture, (key, b"", None, the reason) of everything else."""
-    max_pixels, key_start = self.max_pixels, len(chunk.layout.prefix)
-    for entry in chunk.entries:
-      if entry.problem:
-        yield chunk.layout.key(entry.name), b"", None, entry.problem
-    readable = [entry for entry in chunk.entries if not entry.problem]
-    for entry, data, problem in chunk.source.read(readable, _max_bytes(max_pixels)):
-      info = None
-      if data is not None:
-        try:
-          data, info = clean_image(data, max_pixels)
-        except ValueError as error:
-          data, problem = b"", str(error)
-      yield entry.name[key_start:], data or b"", info, problem
+    key_start = len(chunk.layout.prefix)
+    for entry, data, info, problem in read_pictures(chunk.source, chunk.entries, self.max_pixels):
+      key = chunk.layout.key(entry.name) if entry.problem else entry.name[key_start:]
+      yield key, data, info, problem
+
+
+def read_pictures(
+  source: Source, entries: Iterable[Entry], max_pixels: int
+) -> Iterator[tuple[Entry, bytes, ImageInfo | None, str]]:
+  """Reads and cleans pictures one at a time, those that are known to have a problem first.
+
+  Args:
+    source: where the entries are.
+    entries: of pictures.
+    max_pixels: larger pictures are problems.
+
+  Yields:
+    (entry, clean bytes, info, "") for each whole picture, (entry, b"", None, the reason) for every other.
+  """
+  entries = tuple(entries)
+  for entry in entries:
+    if entry.problem:
+      yield entry, b"", None, entry.problem
+  readable = [entry for entry in entries if not entry.problem]
+  for entry, data, problem in source.read(readable, _max_bytes(max_pixels)):
+    info = None
+    if data is not None:
+      try:
+        data, info = clean_image(data, max_pixels)
+      except ValueError as error:
+        data, problem = b"", str(error)
+    yield entry, data or b"", info, problem
 
 
 def _max_bytes(max_pixels: int) -> int:
@@ -176,18 +197,19 @@ def probe(reader: ImageFolderReader, max_images: int = 200) -> Probe:
 
 
 def _measure(reader: ImageFolderReader, chunk: ImageChunk, max_images: int | None = None) -> Probe | None:
-  sides, is_coloured = [], False
+  sides, found_colour = [], False
   for _, data, info, problem in reader._pictures(chunk):
     if problem:
       continue
     sides.append(min(info.width, info.height))
-    is_coloured = is_coloured or _is_coloured(decode_clean_image(data))
+    found_colour = found_colour or is_coloured(decode_clean_image(data))
     if len(sides) == max_images:
       break
-  return Probe(int(statistics.median(sides)), 3 if is_coloured else 1) if sides else None
+  return Probe(int(statistics.median(sides)), 3 if found_colour else 1) if sides else None
 
 
-def _is_coloured(pixels: np.ndarray) -> bool:
+def is_coloured(pixels: np.ndarray) -> bool:
+  """Whether any pixel of uint8 [height, width] or [height, width, 3] is not grey."""
   if pixels.ndim == 2:
     return False
   return bool((pixels[..., :1] != pixels[..., 1:]).any())
