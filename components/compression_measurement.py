@@ -124,7 +124,7 @@ class Measurement:
     return row
 
   def quality(self, config: RunConfig, call: Callable[[Any], Any]) -> dict[str, float]:
-    """The task's training metrics and its loss on the validation split.
+    """The task's metrics and its loss on the validation split.
 
     Args:
       config: the task's configuration.
@@ -133,7 +133,7 @@ class Measurement:
     Returns:
       {metric: value, "loss": mean over the examples}.
     """
-    metrics, loss = self._task.training_metrics(config), self._task.loss(config)
+    metrics, loss = self._metrics(config), self._task.loss(config)
     mean_loss = keras.metrics.Mean(name="loss")
     for inputs, targets in eval_dataset(self._task, config, self._outputs, self._files):
       outputs = call(inputs)
@@ -141,6 +141,11 @@ class Measurement:
       for metric in metrics:
         metric.update_state(targets, outputs)
     return {metric.name: float(metric.result()) for metric in [*metrics, mean_loss]}
+
+  def _metrics(self, config: RunConfig) -> list[Any]:
+    if self._task.quality_metrics:
+      return self._task.quality_metrics(config, self._outputs)
+    return self._task.training_metrics(config)
 
   def input_specs(self, config: RunConfig) -> Any:
     """tf.TensorSpec of the model's inputs, or a dict of them."""

@@ -38,6 +38,11 @@ class SplitFractions(Section):
       raise ValueError("every split needs a share above 0")
     return self
 
+  @property
+  def validation_of_rest(self) -> float:
+    """Validation's share of what is not test: where a data set names a test split and nothing else."""
+    return self.validation / (self.train + self.validation)
+
 
 class DataConfig(Section):
   """Where the raw data lies and how it is read."""

@@ -100,6 +100,33 @@ def language_eval_config(
   return _eval_config(evaluation, _language_metrics(top_k), model, evaluation.slice_by)
 
 
+def detection_eval_config(evaluation: EvaluationConfig) -> Any:
+  """Settings of TFX's Evaluator for object detection.
+
+  The exported model must have the signature `evaluate_examples` that answers what is found beside what is there; see
+  `components.metrics.detection`.
+
+  Args:
+    evaluation: thresholds and slices.
+
+  Returns:
+    A tfma.EvalConfig as `classification_eval_config` makes it. Slices: all pictures, each feature of `slice_by`.
+
+  Raises:
+    ValueError: as `classification_eval_config`.
+  """
+  return _eval_config(
+    evaluation, _detection_metrics(), {"signature_name": SUMS_SIGNATURE}, evaluation.slice_by
+  )
+
+
+def segmentation_eval_config(evaluation: EvaluationConfig) -> Any:
+  """The same for a class of each pixel; see `components.metrics.segmentation`."""
+  return _eval_config(
+    evaluation, _segmentation_metrics(), {"signature_name": SUMS_SIGNATURE}, evaluation.slice_by
+  )
+
+
 def _classification_metrics(evaluation: EvaluationConfig) -> list[Metric]:
   own = "components.metrics.classification"
   return [
@@ -135,6 +162,31 @@ def _language_metrics(top_k: int | None) -> list[Metric]:
     for name, output, k in (("top_1_accuracy", "top_1_hits", 1), ("top_k_accuracy", "top_k_hits", top_k)):
       metrics.append(Metric(name, "TopKAccuracy", own, {"k": k, "output": output}, lower_is_better=False))
   return metrics
+
+
+def _detection_metrics() -> list[Metric]:
+  from components.metrics.coco import FIGURES
+
+  own = "components.metrics.detection"
+  return [
+    Metric("example_count", "ExampleCount"),
+    *(Metric(figure, "CocoFigure", own, {"figure": figure}, lower_is_better=False) for figure in FIGURES),
+    Metric("average_precision", "AveragePrecisionPerClass", own),
+  ]
+
+
+def _segmentation_metrics() -> list[Metric]:
+  from components.metrics.segmentation import FIGURES
+
+  own = "components.metrics.segmentation"
+  return [
+    Metric("example_count", "ExampleCount"),
+    *(
+      Metric(figure, "SegmentationFigure", own, {"figure": figure}, lower_is_better=False)
+      for figure in FIGURES
+    ),
+    Metric("iou", "IouPerClass", own),
+  ]
 
 
 def _eval_config(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from components.config import RunConfig
-from components.input import read_records
+from components.evaluation import LABELS_SIGNATURE
+from components.input import DTYPES, parse_raw, read_records
 from components.task import Task, TransformOutputs
 from serving.export import export_saved_model
 from serving.warmup import write_warmup_requests
 
-_DTYPES = {"bytes": tf.string, "int64": tf.int64, "float32": tf.float32}
+# What signatures take that read serialized tf.Examples.
+EXAMPLES_SPEC = {"examples": tf.TensorSpec([None], tf.string, name="examples")}
 
 
 def export_model(
@@ -28,8 +30,7 @@ def export_model(
   """Writes the SavedModel of a task.
 
   Signatures: `serving_default` takes the raw features as clients have them, `serve_tensors` the model's own input
-  tensors, `serve_examples` serialized tf.Examples; `transform_labels` turns serialized raw examples into the ids that
-  the metrics compare, where the task has labels; and the task's own.
+  tensors, `serve_examples` serialized tf.Examples; and the task's own.
 
   Args:
     task: the application.
@@ -54,37 +55,41 @@ def export_model(
     return task.predict(model, inputs, {}, config, outputs)
 
   def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-    return serve_features(**parse_raw(task, examples))
+    return serve_features(**parse_raw(examples, task.raw_features))
 
-  def transform_labels(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-    raw = tf.io.parse_example(examples, _parsing_spec({**task.raw_features, **task.labels}))
-    features = outputs.transform(layer, raw)
-    return {f"{name}_id": features[name] for name in task.labels}
-
-  examples = {"examples": tf.TensorSpec([None], tf.string, name="examples")}
   endpoints = {
     "serving_default": (serve_features, _tensor_specs(task)),
     "serve_tensors": (serve_tensors, task.tensor_inputs(config, outputs)),
-    "serve_examples": (serve_examples, examples),
+    "serve_examples": (serve_examples, dict(EXAMPLES_SPEC)),
   }
   if task.signatures:
     endpoints |= task.signatures(model, to_inputs, config, outputs)
-  if task.labels:
-    endpoints["transform_labels"] = (transform_labels, examples)
   export_saved_model(directory, [layer], endpoints)
   if raw_files:
     requests = _warmup_requests(task, raw_files, config.serving.warmup_requests)
     write_warmup_requests(directory, task.name, requests)
 
 
-def parse_raw(task: Task, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-  """Serialized tf.Examples, string [batch], as the raw features that clients send."""
-  return tf.io.parse_example(examples, _parsing_spec(task.raw_features))
+def labels_signature(task: Task, to_inputs: Callable) -> dict[str, tuple[Callable, dict[str, Any]]]:
+  """The signature `transform_labels`: serialized raw examples -> "<label>_id", the ids that the metrics compare.
+
+  Args:
+    task: has labels of one value an example.
+    to_inputs: see `Task.signatures`.
+  """
+
+  def transform_labels(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+    _, features = to_inputs(**parse_raw(examples, {**task.raw_features, **task.labels}))
+    return {f"{name}_id": features[name] for name in task.labels}
+
+  return {LABELS_SIGNATURE: (transform_labels, dict(EXAMPLES_SPEC))}
 
 
 def raw_batches(task: Task, raw_files: Sequence[str], batch_size: int) -> tf.data.Dataset:
   """Batches of (serialized examples, {raw feature: tensor}) as a client would send them."""
-  return read_records(raw_files).batch(batch_size).map(lambda batch: (batch, parse_raw(task, batch)))
+  return (
+    read_records(raw_files).batch(batch_size).map(lambda batch: (batch, parse_raw(batch, task.raw_features)))
+  )
 
 
 def _warmup_requests(task: Task, raw_files: Sequence[str], count: int) -> list[tuple[str, Mapping[str, Any]]]:
@@ -100,12 +105,6 @@ def _warmup_requests(task: Task, raw_files: Sequence[str], count: int) -> list[t
 
 def _tensor_specs(task: Task) -> dict[str, tf.TensorSpec]:
   return {
-    name: tf.TensorSpec([None, *feature.shape], _DTYPES[feature.dtype], name=name)
+    name: tf.TensorSpec([None, *feature.shape], DTYPES[feature.dtype], name=name)
     for name, feature in task.raw_features.items()
-  }
-
-
-def _parsing_spec(features: Mapping[str, Any]) -> dict[str, tf.io.FixedLenFeature]:
-  return {
-    name: tf.io.FixedLenFeature(feature.shape, _DTYPES[feature.dtype]) for name, feature in features.items()
   }

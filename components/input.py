@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from components.config import RunConfig
-from components.task import Task, TransformOutputs
+from components.task import Feature, Task, TransformOutputs
+
+DTYPES = {"bytes": tf.string, "int64": tf.int64, "float32": tf.float32}
 
 # Rows of the sample that TransformOutputs carries.
 _SAMPLE_ROWS = 8
@@ -32,6 +34,22 @@ def split_files(examples_uri: str, split: str) -> list[str]:
 def read_records(files: Sequence[str]) -> tf.data.Dataset:
   """Serialized tf.Examples (string scalars) of gzipped TFRecord files, in order."""
   return tf.data.TFRecordDataset(list(files), compression_type="GZIP")
+
+
+def parse_raw(examples: tf.Tensor, features: Mapping[str, Feature]) -> dict[str, tf.Tensor]:
+  """Features of serialized raw examples, string [batch].
+
+  Returns:
+    {name: tensor [batch, *shape]}; what is of varying length is filled up with zeros or empty strings.
+  """
+  spec = {}
+  for name, feature in features.items():
+    dtype = DTYPES[feature.dtype]
+    if feature.is_list:
+      spec[name] = tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True)
+    else:
+      spec[name] = tf.io.FixedLenFeature(feature.shape, dtype)
+  return tf.io.parse_example(examples, spec)
 
 
 def count_examples(files: Sequence[str]) -> int:

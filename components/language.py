@@ -210,11 +210,11 @@ def decode_generated(outputs: Mapping[str, Any]) -> dict[str, Any]:
   return {"text": outputs["text"].decode("utf-8", "replace")}
 
 
-def render(features: Mapping[str, Any], output: Mapping[str, Any] | None) -> str:
+def render(features: Mapping[str, Any], outputs: Mapping[str, Any] | None) -> str:
   """The sentence, with its perplexity where it is known."""
   text = features["text"]
   text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-  return f"{text}\nperplexity {output['perplexity']:.1f}" if output else text
+  return f"{text}\nperplexity {outputs['perplexity']:.1f}" if outputs else text
 
 
 def report(config: RunConfig, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -18,10 +18,18 @@ SPLITS = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-  """One column of the raw examples: "bytes", "int64" or "float32"; an empty shape is one value an example."""
+  """One column of the raw examples: "bytes", "int64" or "float32".
+
+  An empty shape is one value an example, and (None,) a list whose length varies, which may be empty.
+  """
 
   dtype: str
-  shape: tuple[int, ...] = ()
+  shape: tuple[int | None, ...] = ()
+
+  @property
+  def is_list(self) -> bool:
+    """Whether the number of values varies."""
+    return self.shape == (None,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Task:
   # (config) -> keras.losses.Loss on (targets, the model's output); (config) -> list of keras.metrics.Metric.
   loss: Callable[[RunConfig], Any]
   training_metrics: Callable[[RunConfig], list]
-  # The metric of `training_metrics` by which two models of this task compare, in Keras's own name ("accuracy").
+  # The metric by which two models of this task compare, of `quality_metrics` where there are any, in Keras's own name.
   quality_metric: str
   # (model, model inputs, the transformed features behind them or {} where the client sent model inputs, config,
   # TransformOutputs) -> {output name: tensor}: what a served signature answers.
@@ -95,8 +103,12 @@ class Task:
   encode_input: Callable[[str], dict[str, Any]]
   # ({output name: numpy array of one example}) -> the JSON object that `deepline predict` prints.
   decode_output: Callable[[Mapping[str, Any]], dict[str, Any]]
-  # (raw features of one example, decoded output or None) -> PNG bytes or text for the report and `predict --save`.
+  # (raw features of one example, in the report its labels too; {output name: numpy array of it} or None) -> PNG bytes
+  # or text for the report and `predict --save`.
   render: Callable[[Mapping[str, Any], Mapping[str, Any] | None], bytes | str]
+  # (config, TransformOutputs) -> metrics of compressed models on (targets, the model's output), with Keras's methods
+  # update_state and result and a name; they run outside of graphs. None: `training_metrics`.
+  quality_metrics: Callable[[RunConfig, Any], list] | None = None
   # Whether of two models the one with the lower `quality_metric` is better.
   lower_is_better: bool = False
   # (components.trainer.TrainingRun) -> (model, one dict an epoch). None: gradient descent on `build_model`'s model.
@@ -117,6 +129,14 @@ class Task:
   )
   # ({output name: numpy array of one example}) -> JSON object, for `predict --generate`; the signature is "generate".
   decode_generated: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+  # (raw features and labels of one example, {output name: numpy array of it}) -> (how good the answer is, in [0, 1];
+  # what is wrong with it, in words). None: the report shows the first answers and not the worst.
+  compare: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[float, str]] | None = None
+  # ({output name: numpy array of one example}) -> {key of the decoded output: (file suffix, bytes)}: what `predict
+  # --save` writes beside the rendered picture; the files' paths are added to the decoded output.
+  extra_files: Callable[[Mapping[str, Any]], dict[str, tuple[str, bytes]]] | None = None
+  # ([(input, decoded output)]) -> (file name, bytes): all answers of `predict --save` in the field's own format.
+  summary_file: Callable[[Any], tuple[str, bytes]] | None = None
   # (config, {input name of the Report component: artifact}) -> sections of the task's own; see components/report.
   report: Callable[[RunConfig, Mapping[str, Any]], list[dict[str, Any]]] | None = None
   # (config, TransformOutputs) -> fn(transformed features of a batch, seeds int32 [batch, 2]) -> the features
@@ -129,10 +149,15 @@ class Task:
     return f"pipeline.tasks.{self.name}:TASK"
 
 
+def find_task(path: str) -> Task:
+  """The task of a `Task.path`."""
+  module, attribute = path.split(":")
+  return getattr(importlib.import_module(module), attribute)
+
+
 def load_task(path: str, config_json: str) -> tuple[Task, RunConfig]:
   """Finds a task by `Task.path` and reads the configuration it was given as JSON (see `RunConfig.only`)."""
-  module, attribute = path.split(":")
-  task = getattr(importlib.import_module(module), attribute)
+  task = find_task(path)
   return task, task.config_class.model_validate_json(config_json)
 
 
@@ -174,9 +199,17 @@ class TransformOutputs:
     Args:
       layer: what `features_layer` returned.
       features: {raw feature: tensor [batch, *Feature.shape]}; brought to the shapes that the inferred schema has, where
-        one value an example is a column of one.
+        one value an example is a column of one and lists of varying length are sparse.
     """
     import tensorflow as tf
 
     spec = self.raw_feature_spec()
-    return layer({name: tf.reshape(value, [-1, *spec[name].shape]) for name, value in features.items()})
+    found = {}
+    for name, value in features.items():
+      if isinstance(spec[name], tf.io.VarLenFeature):
+        everywhere = tf.where(tf.ones_like(value, tf.bool))
+        shape = tf.shape(value, tf.int64)
+        found[name] = tf.SparseTensor(everywhere, tf.reshape(value, [-1]), shape)
+      else:
+        found[name] = tf.reshape(value, [-1, *spec[name].shape])
+    return layer(found)

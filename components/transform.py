@@ -25,8 +25,10 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, str]) -> d
   return task.preprocess(dense, config)
 
 
-def _dense(value: Any, shape: tuple[int, ...]) -> tf.Tensor:
-  """A [batch, *shape] tensor, whichever way the schema represents the column."""
+def _dense(value: Any, shape: tuple[int | None, ...]) -> tf.Tensor:
+  """A [batch, *shape] tensor, whichever way the schema represents the column; lists are filled up with zeros or ""."""
   if isinstance(value, tf.SparseTensor):
     value = tf.sparse.to_dense(value)
+  if None in shape:
+    return value
   return tf.reshape(value, [-1, *shape]) if value.shape.rank != len(shape) + 1 else value

@@ -166,14 +166,15 @@ def _stages(task: Task, config: RunConfig, locations: Locations, with_baseline: 
 
 def _data_stages(task: Task, example_gen: Any) -> tuple[list[Any], Any]:
   """Statistics, schema and validation of the raw examples; and the schema's channel."""
-  from tfx.components import SchemaGen, StatisticsGen
+  from tfx.components import StatisticsGen
 
   from components.example_validator import ExampleValidator
+  from components.schema import SchemaGen
   from components.statistics import statistics_options
 
   statistics = StatisticsGen(examples=example_gen.outputs["examples"], stats_options=statistics_options(task))
   # The schema is the training split's: a class that only the test split knows is then an anomaly.
-  schema = SchemaGen(statistics=statistics.outputs["statistics"], exclude_splits=["validation", "test"])
+  schema = SchemaGen(task=task.path, statistics=statistics.outputs["statistics"])
   validator = ExampleValidator(statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"])
   return [statistics, schema, validator], schema.outputs["schema"]
 

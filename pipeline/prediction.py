@@ -83,11 +83,12 @@ def predict_inputs(
         yield {"input": text, "error": str(error)}
         continue
       request = {name: [value] for name, value in features.items()}
-      decoded = task.decode_output(_first(client.predict(model_name, request)[0]))
+      outputs = _first(client.predict(model_name, request)[0])
+      decoded = task.decode_output(outputs)
       if generation:
         request |= generation.inputs()
-        outputs, _ = client.predict(model_name, request, signature_name="generate")
-        decoded |= task.decode_generated(_first(outputs))
+        generated, _ = client.predict(model_name, request, signature_name="generate")
+        decoded |= task.decode_generated(_first(generated))
       answer = {"input": text, "outputs": decoded}
       if save_dir:
         stem = pathlib.Path(text).stem if task.raw_features.keys() != {"text"} else "text"

@@ -101,9 +101,9 @@ def test_served_answers_equal_in_process_ones(finished):
   assert str(version) == pathlib.Path(summary["pushed_model"]).name
   _assert_equal(outputs, expected)
   _assert_equal(from_examples, expected)
-  answer = task.decode_output({name: values[0] for name, values in outputs.items()})
-  json.dumps(answer)
-  rendered = task.render({name: value[0] for name, value in features.items()}, answer)
+  first = {name: values[0] for name, values in outputs.items()}
+  json.dumps(task.decode_output(first))
+  rendered = task.render({name: value[0] for name, value in features.items()}, first)
   assert rendered.startswith(b"\x89PNG") if isinstance(rendered, bytes) else rendered
 
 

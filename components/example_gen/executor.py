@@ -108,7 +108,10 @@ def to_example(features: Mapping[str, Any]) -> tf.train.Example:
   for name, value in features.items():
     values = value if isinstance(value, (list, tuple)) else [value]
     feature = example.features.feature[name]
-    kind = type(values[0]) if values else bytes
+    if not values:
+      # A list of no kind, which every kind's reader takes for an empty one.
+      continue
+    kind = type(values[0])
     if kind is bytes:
       feature.bytes_list.value.extend(values)
     elif kind is str:

@@ -7,7 +7,7 @@ same graph. The normalizations themselves are in normalization.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -25,9 +25,12 @@ __all__ = [
   "Scaling",
   "channel_statistics",
   "decode_and_scale",
+  "decode_and_scale_masks",
+  "decode_with_sizes",
   "global_contrast_normalize",
   "local_contrast_normalize",
   "pack_uint8",
+  "placement",
   "standardize",
   "unpack_uint8",
 ]
@@ -57,40 +60,117 @@ def decode_and_scale(encoded: Any, height: int, width: int, channels: int, scali
     ValueError: if `scaling` is none of the three.
     tf.errors.InvalidArgumentError: when run, if a picture cannot be decoded.
   """
+  return decode_with_sizes(encoded, height, width, channels, scaling)[0]
+
+
+def decode_with_sizes(
+  encoded: Any, height: int, width: int, channels: int, scaling: Scaling
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """`decode_and_scale`, and the size that each picture had: int64 [batch, 2], rows and columns."""
   if scaling not in ("stretch", "pad", "crop"):
     raise ValueError(f'scaling is "{scaling}"; make it "stretch", "pad" or "crop"')
 
-  def decode(picture: tf.Tensor) -> tf.Tensor:
+  def decode(picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     pixels = tf.io.decode_image(picture, channels=channels, expand_animations=False)
     pixels = tf.ensure_shape(pixels, [None, None, channels])
-    has_size = tf.reduce_all(tf.equal(tf.shape(pixels)[:2], [height, width]))
+    size = tf.shape(pixels)[:2]
+    has_size = tf.reduce_all(tf.equal(size, [height, width]))
     pixels = tf.cond(has_size, lambda: pixels, lambda: _scale(pixels, height, width, scaling))
-    return tf.ensure_shape(pixels, [height, width, channels])
+    return tf.ensure_shape(pixels, [height, width, channels]), tf.cast(size, tf.int64)
 
-  signature = tf.TensorSpec([height, width, channels], tf.uint8)
+  signature = (tf.TensorSpec([height, width, channels], tf.uint8), tf.TensorSpec([2], tf.int64))
   return tf.map_fn(decode, tf.reshape(encoded, [-1]), fn_output_signature=signature)
 
 
-def _scale(pixels: tf.Tensor, height: int, width: int, scaling: Scaling) -> tf.Tensor:
-  """uint8 [rows, columns, channels] -> uint8 [height, width, channels]."""
+def decode_and_scale_masks(
+  encoded: Any, height: int, width: int, scaling: Scaling, void_id: int
+) -> tf.Tensor:
+  """Masks at the scale to which `decode_and_scale` brings their pictures; each pixel takes the nearest one's class.
+
+  Args:
+    encoded: string [batch] or [batch, 1], 8-bit grey PNG files of class ids.
+    height: rows of the result, in pixels.
+    width: columns of the result, in pixels.
+    scaling: see `decode_and_scale`.
+    void_id: what "pad" puts where there is no picture.
+
+  Returns:
+    uint8 [batch, height, width].
+  """
+
+  def decode(mask: tf.Tensor) -> tf.Tensor:
+    # Where there are no labels, in serving, tf.Transform puts an empty string in their place.
+    nothing = tf.fill([height, width, 1], tf.constant(void_id, tf.uint8))
+    ids = tf.cond(tf.strings.length(mask) > 0, lambda: tf.io.decode_png(mask, channels=1), lambda: nothing)
+    # Shifted, so that the zeros of padding can be told from class 0.
+    ids = tf.cast(ids, tf.int32) + 1
+    scaled = _scale(ids, height, width, scaling, _resize_to_nearest)[..., 0]
+    return tf.ensure_shape(tf.cast(tf.where(scaled == 0, void_id, scaled - 1), tf.uint8), [height, width])
+
+  signature = tf.TensorSpec([height, width], tf.uint8)
+  return tf.map_fn(decode, tf.reshape(encoded, [-1]), fn_output_signature=signature)
+
+
+def placement(sizes: tf.Tensor, height: int, width: int, scaling: Scaling) -> tf.Tensor:
+  """Where `decode_and_scale` puts pictures.
+
+  Args:
+    sizes: int64 [batch, 2], rows and columns of the pictures.
+    height, width, scaling: see `decode_and_scale`.
+
+  Returns:
+    float32 [batch, 4]: a, b, c, d such that the place (x, y) of a picture, in pixels, comes to (a x + b, c y + d).
+  """
+  rows, columns = sizes[:, 0], sizes[:, 1]
+  new_rows, new_columns = _new_size(rows, columns, height, width, scaling)
+  top, left = _offset(new_rows, height), _offset(new_columns, width)
+  values = [new_columns / columns, left, new_rows / rows, top]
+  return tf.stack([tf.cast(value, tf.float32) for value in values], axis=-1)
+
+
+def _new_size(
+  rows: tf.Tensor, columns: tf.Tensor, height: int, width: int, scaling: Scaling
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Rows and columns of the resized picture, int64, before it is padded or cut."""
+  rows, columns = tf.cast(rows, tf.int64), tf.cast(columns, tf.int64)
+  all_rows, all_columns = (
+    tf.fill(tf.shape(rows), tf.constant(height, tf.int64)),
+    tf.fill(tf.shape(rows), tf.constant(width, tf.int64)),
+  )
   if scaling == "stretch":
-    return _resize(pixels, height, width)
-  shape = tf.cast(tf.shape(pixels), tf.int64)
-  rows, columns = shape[0], shape[1]
+    return all_rows, all_columns
   # Compares rows/columns with height/width; whole numbers, so that every machine rounds alike.
   is_taller = rows * width > columns * height
   rows_at_width = tf.maximum((2 * rows * width + columns) // (2 * columns), 1)
   columns_at_height = tf.maximum((2 * columns * height + rows) // (2 * rows), 1)
   by_height = is_taller if scaling == "pad" else tf.logical_not(is_taller)
-  new_rows = tf.cast(tf.where(by_height, tf.constant(height, tf.int64), rows_at_width), tf.int32)
-  new_columns = tf.cast(tf.where(by_height, columns_at_height, tf.constant(width, tf.int64)), tf.int32)
-  pixels = _resize(pixels, new_rows, new_columns)
+  return tf.where(by_height, all_rows, rows_at_width), tf.where(by_height, columns_at_height, all_columns)
+
+
+def _offset(new_side: tf.Tensor, side: int) -> tf.Tensor:
+  """Pixels before the picture, negative where it is cut: an odd pixel more is behind it."""
+  half = tf.abs(new_side - side) // 2
+  return tf.where(new_side > side, -half, half)
+
+
+def _scale(
+  pixels: tf.Tensor, height: int, width: int, scaling: Scaling, resize: Callable[..., tf.Tensor] | None = None
+) -> tf.Tensor:
+  """[rows, columns, channels] -> [height, width, channels] of the same dtype."""
+  shape = tf.shape(pixels)
+  new_rows, new_columns = _new_size(shape[0], shape[1], height, width, scaling)
+  pixels = (resize or _resize)(pixels, tf.cast(new_rows, tf.int32), tf.cast(new_columns, tf.int32))
+  top, left = tf.cast(_offset(new_rows, height), tf.int32), tf.cast(_offset(new_columns, width), tf.int32)
+  if scaling == "stretch":
+    return pixels
   if scaling == "crop":
-    top, left = (new_rows - height) // 2, (new_columns - width) // 2
-    return pixels[top : top + height, left : left + width]
-  top, left = (height - new_rows) // 2, (width - new_columns) // 2
-  bottom, right = height - new_rows - top, width - new_columns - left
+    return pixels[-top : height - top, -left : width - left]
+  bottom, right = height - tf.shape(pixels)[0] - top, width - tf.shape(pixels)[1] - left
   return tf.pad(pixels, [[top, bottom], [left, right], [0, 0]])
+
+
+def _resize_to_nearest(pixels: tf.Tensor, rows: Any, columns: Any) -> tf.Tensor:
+  return tf.image.resize(pixels, tf.stack([rows, columns]), "nearest")
 
 
 def _resize(pixels: tf.Tensor, rows: Any, columns: Any) -> tf.Tensor:

@@ -21,7 +21,12 @@ MAX_SCORED = 20_000
 # Of tasks that give each example a log probability.
 MAX_SURPRISING = 10
 MAX_TYPICAL = 8
+# Of tasks that compare an answer with the truth.
+MAX_COMPARED = 12
+COMPARED_SIDE_PX = 420
 _BATCH_SIZE = 64
+# Whole pictures with an answer for each pixel are large.
+_COMPARED_BATCH_SIZE = 8
 
 Signature = Callable[..., Mapping[str, Any]]
 
@@ -34,12 +39,15 @@ class Answers:
   surprising, typical: {"perplexity", "num_tokens", "raw", "text", and "shaded" where the decoded answer has "tokens"
     and "token_log_probs"; see `components.report.shading`}, of tasks that give a log probability: the least likely
     ones for a token, the worst first, and some of the middle half, the likelier first.
+  compared: {"truth", "raw": data URIs, "score" in [0, 1], "note"}, the worst first, of tasks that compare an answer
+    with the truth.
   predictions: {"output", "raw"} of all other tasks.
   """
 
   mistakes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   surprising: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   typical: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  compared: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   predictions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   num_scored: int = 0
   num_wrong: int = 0
@@ -63,6 +71,8 @@ def collect_answers(task: Task, model_uri: str, examples_uri: str) -> Answers:
     return _mistakes(task, signature, examples_uri)
   if {"log_prob", "num_tokens"} <= names:
     return _surprises(task, signature, examples_uri)
+  if task.compare:
+    return _compared(task, signature, examples_uri)
   return _first_answers(task, signature, examples_uri)
 
 
@@ -164,12 +174,29 @@ def _scored_row(task: Task, row: Mapping[str, Any], output: Mapping[str, Any]) -
   return shown
 
 
+def _compared(task: Task, signature: Signature, examples_uri: str) -> Answers:
+  answers = Answers()
+  worst: list[tuple[float, int, str, dict, dict]] = []
+  for batch, features in raw_examples(task, examples_uri, "test", _COMPARED_BATCH_SIZE):
+    for row, output in zip(rows_of(features), rows_of(_ask(signature, batch)), strict=True):
+      score, note = task.compare(row, output)
+      entry = (-score, -answers.num_scored, note, row, output)
+      (heapq.heappush if len(worst) < MAX_COMPARED else heapq.heappushpop)(worst, entry)
+      answers.num_scored += 1
+    if answers.num_scored >= MAX_SCORED:
+      break
+  for score, _, note, row, output in sorted(worst, key=lambda entry: entry[:2], reverse=True):
+    truth = render_example(task, row, None, COMPARED_SIDE_PX)["raw"]
+    answer = render_example(task, row, output, COMPARED_SIDE_PX)["raw"]
+    answers.compared.append({"truth": truth, "raw": answer, "score": -score, "note": note})
+  return answers
+
+
 def _first_answers(task: Task, signature: Signature, examples_uri: str) -> Answers:
   answers = Answers()
   for batch, features in raw_examples(task, examples_uri, "test", MAX_SHOWN):
     outputs = _ask(signature, batch)
     for row, output in zip(rows_of(features), rows_of(outputs), strict=True):
-      decoded = task.decode_output(output)
-      answers.predictions.append({"output": decoded, **render_example(task, row, decoded)})
+      answers.predictions.append({"output": task.decode_output(output), **render_example(task, row, output)})
     break
   return answers

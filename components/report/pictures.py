@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from components.config import RunConfig
-from components.input import load_outputs, split_files
+from components.input import DTYPES, load_outputs, split_files
 from components.report.answers import Answers, collect_answers
-from components.report.raw_examples import DTYPES, class_label, raw_examples, rows_of
+from components.report.raw_examples import class_label, raw_examples, rows_of
 from components.report.rendering import as_text, image_uris, render_example
-from components.task import Task, TransformOutputs
+from components.task import Feature, Task, TransformOutputs
 
 MAX_SAMPLES = 10
 AUGMENTED_COPIES = 3
@@ -99,7 +99,7 @@ def _processed(
     outputs = TransformOutputs(uri)
   wanted = {**task.raw_features, **task.labels}
   raw = {
-    name: tf.constant(np.stack([row[name] for row in rows]), DTYPES[item.dtype])
+    name: tf.constant(_stacked([row[name] for row in rows], item), DTYPES[item.dtype])
     for name, item in wanted.items()
   }
   model_inputs, targets = task.parse(outputs.transform(outputs.features_layer(), raw), config, outputs)
@@ -110,6 +110,15 @@ def _processed(
   for copy in range(AUGMENTED_COPIES if augment else 0):
     augmented, _ = augment(model_inputs, targets, tf.constant([config.seed, copy], tf.int32))
     yield "augmented", image_uris(augmented)
+
+
+def _stacked(values: list[Any], feature: Feature) -> np.ndarray:
+  """One array of the examples' values; lists are filled up to the longest of them."""
+  if not feature.is_list:
+    return np.stack(values)
+  longest = max(len(value) for value in values)
+  filler = b"" if feature.dtype == "bytes" else 0
+  return np.stack([np.pad(value, (0, longest - len(value)), constant_values=filler) for value in values])
 
 
 def _are_pictures(inputs: Any) -> bool:

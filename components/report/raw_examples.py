@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from components.input import split_files
+from components.input import parse_raw, split_files
 from components.task import Task
-
-DTYPES = {"bytes": tf.string, "int64": tf.int64, "float32": tf.float32}
 
 
 def class_label(task: Task) -> str | None:
@@ -23,7 +21,6 @@ def class_label(task: Task) -> str | None:
 def raw_examples(task: Task, examples_uri: str, split: str, batch_size: int) -> Iterator[tuple[Any, dict]]:
   """Batches of (serialized examples [batch], {feature or label: numpy array [batch, ...]}) of one split."""
   wanted = {**task.raw_features, **task.labels}
-  spec = {name: tf.io.FixedLenFeature(item.shape, DTYPES[item.dtype]) for name, item in wanted.items()}
   try:
     files = split_files(examples_uri, split)
   except ValueError:  # a split without examples
@@ -33,7 +30,7 @@ def raw_examples(task: Task, examples_uri: str, split: str, batch_size: int) -> 
     lambda file: tf.data.TFRecordDataset(file, compression_type="GZIP"), cycle_length=16, block_length=1
   )
   for batch in dataset.batch(batch_size):
-    features = tf.io.parse_example(batch, spec)
+    features = parse_raw(batch, wanted)
     yield batch, {name: value.numpy() for name, value in features.items()}
 
 

@@ -17,21 +17,30 @@ MAX_SIDE_PX = 192
 MAX_CHARACTERS = 1200
 
 
-def render_example(task: Task, row: Mapping[str, Any], decoded: Mapping[str, Any] | None) -> dict[str, Any]:
-  """{"raw": data URI} of the task's own picture of an example, or {"raw": None, "text": ...}."""
-  rendered = task.render({name: row[name] for name in task.raw_features}, decoded)
+def render_example(
+  task: Task, row: Mapping[str, Any], outputs: Mapping[str, Any] | None, max_side_px: int = MAX_SIDE_PX
+) -> dict[str, Any]:
+  """{"raw": data URI} of the task's own picture of an example, or {"raw": None, "text": ...}.
+
+  Args:
+    task: the application.
+    row: raw features and labels of the example.
+    outputs: {output name: numpy array} of the answer; None: there is none.
+    max_side_px: of the picture.
+  """
+  rendered = task.render(row, outputs)
   if isinstance(rendered, bytes) and rendered.startswith(b"\x89PNG"):
-    return {"raw": _thumbnail(rendered)}
+    return {"raw": _thumbnail(rendered, max_side_px)}
   return {"raw": None, "text": _shortened(as_text(rendered))}
 
 
-def _thumbnail(png: bytes) -> str:
-  """A data URI, of at most `MAX_SIDE_PX` pixels a side."""
+def _thumbnail(png: bytes, max_side_px: int = MAX_SIDE_PX) -> str:
+  """A data URI, of at most `max_side_px` pixels a side."""
   with Image.open(io.BytesIO(png)) as picture:
-    if max(picture.size) <= MAX_SIDE_PX:
+    if max(picture.size) <= max_side_px:
       return _data_uri("png", png)
     picture = picture.convert("RGB")
-    picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
+    picture.thumbnail((max_side_px, max_side_px))
     encoded = io.BytesIO()
     picture.save(encoded, "JPEG", quality=85)
   return _data_uri("jpeg", encoded.getvalue())

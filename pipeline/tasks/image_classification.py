@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from components.config import Fraction, Positive, RunConfig, Section
 from components.preprocessing.augmentation import AugmentationConfig
+from components.preprocessing.image_settings import ImagePreprocessingConfig
 from components.task import Feature, Task
-
-
-class PreprocessingConfig(Section):
-  """How pictures are brought to one scale and normalized."""
-
-  # "auto": the median of the data set's shorter sides, at most `max_auto_side`.
-  height: Positive | Literal["auto"] = "auto"
-  width: Positive | Literal["auto"] = "auto"
-  channels: Literal[1, 3, "auto"] = "auto"
-  max_auto_side: Positive = 128
-  scaling: Literal["stretch", "pad", "crop"] = "crop"
-  normalization: Literal["standardize", "global_contrast", "local_contrast"] = "standardize"
-  # Global contrast normalization: s, lambda and epsilon of the textbook's equation, on pixels in [0, 255].
-  gcn_scale: Annotated[float, Field(gt=0)] = 1.0
-  gcn_bias: Annotated[float, Field(ge=0)] = 10.0
-  gcn_epsilon: Annotated[float, Field(gt=0)] = 1e-8
-  # Local contrast normalization: standard deviation of the Gaussian window, and the floor of the contrast.
-  lcn_window_stddev_px: Annotated[float, Field(gt=0)] = 2.0
-  lcn_epsilon: Annotated[float, Field(gt=0)] = 10.0
-  lcn_across_channels: bool = False
 
 
 class ModelConfig(Section):
@@ -48,7 +27,7 @@ class ImageClassificationConfig(RunConfig):
   """The settings of an image classification run."""
 
   task: Literal["image_classification"] = "image_classification"
-  preprocessing: PreprocessingConfig = PreprocessingConfig()
+  preprocessing: ImagePreprocessingConfig = ImagePreprocessingConfig()
   augmentation: AugmentationConfig = AugmentationConfig()
   model: ModelConfig = ModelConfig()
 
@@ -101,8 +80,7 @@ def parse(features: dict[str, Any], config: RunConfig, outputs: Any) -> tuple[An
 
   from components.preprocessing import image as ops
 
-  section = config.preprocessing
-  shape = (section.height, section.width, section.channels)
+  shape = config.preprocessing.shape
   pixels = tf.cast(ops.unpack_uint8(features["pixels"], shape), tf.float32)
   if "label" not in features:
     return pixels, None
@@ -124,8 +102,7 @@ def augment_example(config: RunConfig, outputs: Any) -> Any:
   augment_images = make_example_augment(config.augmentation)
   if augment_images is None:
     return None
-  section = config.preprocessing
-  shape = (section.height, section.width, section.channels)
+  shape = config.preprocessing.shape
 
   def change(features: dict[str, Any], seeds: Any) -> dict[str, Any]:
     pixels = ops.unpack_uint8(features["pixels"], shape)
@@ -136,23 +113,12 @@ def augment_example(config: RunConfig, outputs: Any) -> Any:
 
 def build_model(config: RunConfig, outputs: Any) -> Any:
   """The network, from pixels in [0, 255] to class logits float32 [batch, classes]."""
-  from components.preprocessing.image import NormalizeImages
+  from components.preprocessing.image_settings import normalize_layer
 
   section = config.preprocessing
   model = config.model
-  normalize = NormalizeImages(
-    section.normalization,
-    mean=outputs.sample["channel_mean"][0],
-    stddev=outputs.sample["channel_stddev"][0],
-    gcn_scale=section.gcn_scale,
-    gcn_bias=section.gcn_bias,
-    gcn_epsilon=section.gcn_epsilon,
-    lcn_window_stddev_px=section.lcn_window_stddev_px,
-    lcn_epsilon=section.lcn_epsilon,
-    lcn_across_channels=section.lcn_across_channels,
-    name="normalize",
-  )
-  shape = (section.height, section.width, section.channels)
+  normalize = normalize_layer(section, outputs.sample)
+  shape = section.shape
   num_classes = len(outputs.vocabulary("label"))
   if num_classes < 2:
     raise ValueError(
@@ -202,9 +168,14 @@ def tensor_inputs(config: RunConfig, outputs: Any) -> dict[str, Any]:
   """Pixels at the model's own scale, for clients that decode and scale themselves."""
   import tensorflow as tf
 
-  section = config.preprocessing
-  shape = [None, section.height, section.width, section.channels]
-  return {"pixels": tf.TensorSpec(shape, tf.float32, name="pixels")}
+  return {"pixels": tf.TensorSpec([None, *config.preprocessing.shape], tf.float32, name="pixels")}
+
+
+def signatures(model: Any, to_inputs: Any, config: RunConfig, outputs: Any) -> dict[str, Any]:
+  """The class ids of labels, for the Evaluator."""
+  from components.export import labels_signature
+
+  return labels_signature(TASK, to_inputs)
 
 
 def eval_config(config: RunConfig) -> Any:
@@ -237,11 +208,11 @@ def decode_output(outputs: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def render(features: dict[str, Any], output: dict[str, Any] | None) -> bytes:
+def render(features: dict[str, Any], outputs: dict[str, Any] | None) -> bytes:
   """The picture itself as PNG, with the predicted class under it where there is one."""
   from components.example_gen.image import caption_image
 
-  caption = f"{output['label']} {output['probability']:.0%}" if output else ""
+  caption = f"{outputs['label'].decode('utf-8')} {outputs['probability']:.0%}" if outputs else ""
   return caption_image(features["image"], caption)
 
 
@@ -261,6 +232,7 @@ TASK = Task(
   quality_metric="accuracy",
   predict=predict,
   tensor_inputs=tensor_inputs,
+  signatures=signatures,
   eval_config=eval_config,
   encode_input=encode_input,
   decode_output=decode_output,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -47,8 +48,52 @@ def build_application(
     ValueError: one line; no such architecture, pictures too small for it, or a file that is missing or does
       not fit.
   """
-  constructor = _find_constructor(architecture)
   inputs = keras.Input(input_shape, name="pixels")
+  backbone = _backbone(architecture, inputs, normalize, weights)
+  x = layers.GlobalAveragePooling2D(name="head_pool")(backbone.output)
+  if dropout:
+    x = layers.Dropout(dropout, name="head_dropout")(x)
+  # float32 whatever the precision policy: the loss is sensitive to small logits.
+  logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
+  return keras.Model(inputs, logits, name=architecture.lower())
+
+
+def backbone_features(
+  architecture: str, inputs: Any, normalize: Callable[[Any], Any], weights: str | None = None
+) -> dict[int, Any]:
+  """Features of a keras.applications network by their stride: for each the last layer that has it.
+
+  Args:
+    architecture: name in keras.applications.
+    inputs: symbolic pixels [batch, rows, columns, 1 or 3] in [0, 255].
+    normalize: see `build_application`.
+    weights: see `build_application`.
+
+  Returns:
+    {stride in pixels: symbolic features [batch, rows / stride, columns / stride, channels]}, the finest first. Sides
+    are rounded up: features of networks that cut borders off are not among them.
+
+  Raises:
+    ValueError: as `build_application`.
+  """
+  backbone = _backbone(architecture, inputs, normalize, weights)
+  rows, columns = inputs.shape[1:3]
+  found = {}
+  for layer in backbone.layers:
+    shape = layer.output.shape if isinstance(layer.output, keras.KerasTensor) else ()
+    if len(shape) == 4:
+      stride = 2 ** round(math.log2(rows / shape[1]))
+      if shape[1:3] == (math.ceil(rows / stride), math.ceil(columns / stride)):
+        found[stride] = layer.output
+  return dict(sorted(found.items()))
+
+
+def _backbone(
+  architecture: str, inputs: Any, normalize: Callable[[Any], Any], weights: str | None
+) -> keras.Model:
+  """The network without its top, from `inputs` on, its weights loaded where there are any."""
+  constructor = _find_constructor(architecture)
+  input_shape = inputs.shape[1:]
   if weights:
     x = inputs if input_shape[-1] == 3 else layers.Concatenate(name="grey_to_rgb")([inputs] * 3)
     x = OwnPreprocessing(architecture, name="own_preprocessing")(x)
@@ -64,13 +109,7 @@ def build_application(
   for layer in backbone.layers:
     if isinstance(layer, layers.BatchNormalization):
       layer.momentum = min(layer.momentum, _NORM_MOMENTUM)
-
-  x = layers.GlobalAveragePooling2D(name="head_pool")(backbone.output)
-  if dropout:
-    x = layers.Dropout(dropout, name="head_dropout")(x)
-  # float32 whatever the precision policy: the loss is sensitive to small logits.
-  logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
-  return keras.Model(inputs, logits, name=architecture.lower())
+  return backbone
 
 
 @keras.saving.register_keras_serializable(package="deepline")

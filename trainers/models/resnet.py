@@ -36,20 +36,9 @@ def build_resnet(
   """
   # --- Input ---
   inputs = keras.Input(input_shape, name="pixels")
-  x = normalize(inputs)
-
-  # --- Stem ---
-  is_large = min(input_shape[:2]) >= 64
-  stem_width = max(8, widths[0] // 2)
-  x = _convolution(stem_width, 7 if is_large else 3, 2 if is_large else 1, "stem")(x)
-  if is_large:
-    x = layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
 
   # --- Residual stages ---
-  for stage, width in enumerate(widths):
-    for block in range(blocks_per_stage):
-      stride = 2 if block == 0 else 1
-      x = _block(x, width, stride, f"stage{stage + 1}_block{block + 1}")
+  x = residual_features(normalize(inputs), widths, blocks_per_stage)[-1]
 
   # --- Head ---
   x = layers.BatchNormalization(momentum=0.9, name="head_norm")(x)
@@ -60,6 +49,37 @@ def build_resnet(
   # float32 whatever the precision policy: the loss is sensitive to small logits.
   logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
   return keras.Model(inputs, logits, name="resnet")
+
+
+def residual_features(x: Any, widths: Sequence[int], blocks_per_stage: int) -> list[Any]:
+  """Features of a stem and of each stage, each with half the rows and columns of those before (rounded up).
+
+  They are sums of a pre-activation network: whatever reads them normalizes and rectifies them first.
+
+  Args:
+    x: normalized pixels, symbolic [batch, rows, columns, channels].
+    widths: channels of each stage.
+    blocks_per_stage: residual blocks in each.
+
+  Returns:
+    The stem's features and those of each stage. The stem of pictures of 64 pixels and more has a stride of 4, of
+    smaller ones 1.
+  """
+  # --- Stem ---
+  is_large = min(x.shape[1:3]) >= 64
+  stem_width = max(8, widths[0] // 2)
+  x = _convolution(stem_width, 7 if is_large else 3, 2 if is_large else 1, "stem")(x)
+  if is_large:
+    x = layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
+
+  # --- Stages ---
+  features = [x]
+  for stage, width in enumerate(widths):
+    for block in range(blocks_per_stage):
+      stride = 2 if block == 0 else 1
+      x = _block(x, width, stride, f"stage{stage + 1}_block{block + 1}")
+    features.append(x)
+  return features
 
 
 def _convolution(width: int, kernel_size: int, stride: int, name: str) -> layers.Layer:
