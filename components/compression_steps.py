@@ -75,6 +75,8 @@ def check_recipe(task: Task, config: RunConfig) -> None:
       raise ValueError(f"{where}: {task.name} has no step {step.step}; use {known}")
     if isinstance(step, DistillStep):
       config = student_config(config, step, where)
+      if step.feature_weight and not task.feature_layers:
+        raise ValueError(f"{where}.feature_weight: {task.name} names no features; leave it 0")
     if isinstance(step, QuantizeStep | InterpolateStep) and index + 1 < len(recipe):
       raise ValueError(
         f"{where}: {step.step} has to be the last step; move {recipe[index + 1].step} before it"
@@ -164,7 +166,10 @@ def distill(setting: Setting, candidate: Candidate, step: DistillStep) -> Candid
   with _training_scope(setting, config):
     teacher = build(setting, candidate.config, candidate.model.get_weights())
     student = build(setting, config)
-    learner = distill_model(teacher, student, step.temperature, step.alpha, setting.task.logits)
+    features = setting.task.feature_layers(candidate.config) if step.feature_weight else ()
+    learner = distill_model(
+      teacher, student, step.temperature, step.alpha, setting.task.logits, features, step.feature_weight
+    )
     _fit(setting, config, learner, step)
   return measured(
     setting, candidate, step.step, config, build(setting, config, student.get_weights()), started

@@ -153,6 +153,8 @@ class DistillStep(Section):
   temperature: Annotated[float, Field(gt=0)] = 1.5
   # Weight of the teacher's soft targets; the labels' loss has 1 - alpha.
   alpha: Fraction = 0.6
+  # Weight of the distance between the features of both, of tasks that name some; 0: only the answers are learned.
+  feature_weight: Annotated[float, Field(ge=0)] = 0.0
   epochs: Positive = 10
   learning_rate: Annotated[float, Field(gt=0)] = 1e-3
 

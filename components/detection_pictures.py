@@ -18,11 +18,16 @@ SHOWN_SCORE = 0.4
 
 
 def draw_truth(features: Mapping[str, Any]) -> bytes:
-  """PNG of the picture, with the labelled boxes where `features` has them: arrays as they lie in an example."""
+  """PNG of the picture, with the labelled boxes where `features` has them: arrays as they lie in an example.
+
+  Colours follow the order of `class_names` where `features` has them, bytes, else that of the picture's own classes.
+  """
   if "boxes" not in features:
     return draw_boxes(features["image"], [], [])
   labels = [name.decode("utf-8") for name in features["classes"] if name]
-  return draw_boxes(features["image"], _true_boxes(features), labels)
+  known = [name.decode("utf-8") for name in features.get("class_names", ())]
+  names = [*known, *sorted(set(labels) - set(known))]
+  return draw_boxes(features["image"], _true_boxes(features), labels, class_names=names)
 
 
 def draw_answer(image: bytes, output: Mapping[str, Any]) -> bytes:

@@ -34,15 +34,17 @@ def draw(features: Mapping[str, Any], output: Mapping[str, Any] | None) -> bytes
   """PNG of the picture with its mask laid over: the answer's, or the true one where that is known.
 
   Args:
-    features: image, and mask where it is known.
+    features: image, mask where it is known, and class_names, bytes, where they are.
     output: numpy arrays of an answer, or None.
   """
   if output is not None:
     return overlay_mask(features["image"], own_mask(output), class_names(output))
   if "mask" not in features:
     return caption_image(features["image"], "")
-  # A mask alone does not name its classes.
   mask = _decoded(features["mask"])
+  if "class_names" in features:
+    return overlay_mask(features["image"], mask, class_names(features))
+  # A mask alone does not name its classes.
   return overlay_mask(features["image"], mask, ["background", *map(str, range(1, int(mask.max()) + 1))])
 
 

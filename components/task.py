@@ -118,6 +118,8 @@ class Task:
   load_model: Callable[[RunConfig, Any, str], Any] | None = None
   # (model, model inputs, training=...) -> logits [..., classes] by which a student learns; None: the model's output.
   logits: Callable[..., Any] | None = None
+  # (config) -> names of the layers whose outputs a student may imitate; None: there are none.
+  feature_layers: Callable[[RunConfig], tuple[str, ...]] | None = None
   # Steps that a compression recipe of this task may have.
   compression_steps: tuple[str, ...] = ("prune", "distill", "quantize")
   # Transformed feature whose length varies: training batches then hold examples of about the same length.

@@ -11,11 +11,24 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.cli_options import (
+  EXIT_DONE,
+  EXIT_FAILED,
+  EXIT_NOT_BLESSED,
+  INTERRUPTED,
+  ConfigFile,
+  Data,
+  Debug,
+  Json,
+  Overrides,
+  TaskName,
+  UserError,
+  task_named,
+)
+from pipeline.cli_predict import predict
+
 # Set before any verb imports TensorFlow: its start-up notes are not errors of the user's.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BLESSED = 0, 1, 2, 3
-_INTERRUPTED = 130
 
 app = typer.Typer(
   add_completion=False,
@@ -24,29 +37,6 @@ app = typer.Typer(
   context_settings={"help_option_names": ["-h", "--help"]},
   help="Turns a folder of images, audio or text into a trained, compressed, evaluated and served model.",
 )
-
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="One of `deepline tasks`.")]
-ConfigFile = Annotated[str | None, typer.Option("--config", metavar="F", help="YAML file of keys to change.")]
-Data = Annotated[
-  str | None,
-  typer.Option(
-    "--data", metavar="PATH", help="Folder or archive of raw data; without it, the task's sample."
-  ),
-]
-Overrides = Annotated[
-  list[str] | None,
-  typer.Option("--set", metavar="KEY=VALUE", help="One key, for example training.epochs=20; repeatable."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on standard output.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
-class UserError(Exception):
-  """Something that the user can mend: one line, and the exit status to leave with."""
-
-  def __init__(self, message: str, status: int = EXIT_USAGE):
-    super().__init__(message)
-    self.status = status
 
 
 def main() -> None:
@@ -62,7 +52,7 @@ def main() -> None:
     sys.exit(error.status)
   except (KeyboardInterrupt, SystemExit) as end:
     # Typer makes Ctrl-C inside a verb a silent exit with 130.
-    if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+    if isinstance(end, SystemExit) and end.code != INTERRUPTED:
       raise
     print("deepline: interrupted; the same command goes on from here", file=sys.stderr)
     sys.exit(EXIT_FAILED)
@@ -70,20 +60,12 @@ def main() -> None:
     sys.exit(EXIT_FAILED)
 
 
-def _task(name: str) -> Any:
-  from pipeline.tasks import TASKS
-
-  if name not in TASKS:
-    raise UserError(f"no such task: {name}; choose from {', '.join(TASKS)}")
-  return TASKS[name]
-
-
 def _configured(
   name: str, config: str | None, overrides: list[str] | None, data: str | None, must_exist: bool = True
 ) -> Any:
   from pipeline.config import ConfigError, load_config
 
-  task = _task(name)
+  task = task_named(name)
   try:
     return task, load_config(task, config, overrides or [], data, must_exist)
   except ConfigError as error:
@@ -206,68 +188,7 @@ def serve(
     raise UserError(str(error), EXIT_FAILED) from error
 
 
-@app.command()
-def predict(
-  task_name: TaskName,
-  inputs: Annotated[
-    list[str] | None,
-    typer.Argument(metavar="INPUT...", help="Files, or texts for text tasks.", show_default=False),
-  ] = None,
-  server: Annotated[str, typer.Option("--server", metavar="HOST:PORT")] = "localhost:8500",
-  model_name: Annotated[
-    str | None, typer.Option("--model_name", help="Default: the task's name.", show_default=False)
-  ] = None,
-  file: Annotated[str | None, typer.Option("--file", metavar="F", help="Inputs, one a line.")] = None,
-  save: Annotated[
-    str | None, typer.Option("--save", metavar="DIR", help="Write rendered pictures or texts.")
-  ] = None,
-  generate: Annotated[
-    bool, typer.Option("--generate", help="Also generate text that goes on from INPUT.")
-  ] = False,
-  max_length: Annotated[int, typer.Option("--max_length", min=1, help="Tokens generated at most.")] = 40,
-  temperature: Annotated[
-    float, typer.Option("--temperature", min=0, help="0: always the likeliest token.")
-  ] = 1.0,
-  top_k: Annotated[
-    int, typer.Option("--top_k", min=0, help="Draw from the k likeliest tokens; 0: from all.")
-  ] = 0,
-  top_p: Annotated[
-    float,
-    typer.Option("--top_p", min=0, max=1, help="Draw from the likeliest tokens of this share; 1: from all."),
-  ] = 1.0,
-  seed: Annotated[int, typer.Option("--seed", help="The same seed generates the same text.")] = 17,
-  timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")] = 30,
-  as_json: Json = False,
-  debug: Debug = False,
-) -> None:
-  """Ask a server about files or texts, one line each, in their order."""
-  del debug
-  task = _task(task_name)
-  if not inputs and not file:
-    raise UserError("nothing to ask about: give INPUT... or --file F")
-  from pipeline.prediction import Generation, ServingError, predict_inputs, read_lines
-
-  failed = False
-  generation = Generation(max_length, temperature, top_k, top_p, seed) if generate else None
-  try:
-    asked = [*(inputs or []), *(read_lines(file) if file else [])]
-    for answer in predict_inputs(task, asked, server, model_name or task.name, timeout_s, save, generation):
-      failed |= "error" in answer
-      print(json.dumps(answer) if as_json else _answer_line(answer), flush=True)
-  except ServingError as error:
-    raise UserError(str(error), EXIT_FAILED) from error
-  sys.exit(EXIT_FAILED if failed else EXIT_DONE)
-
-
-def _answer_line(answer: dict[str, Any]) -> str:
-  if "error" in answer:
-    return f"{answer['input']}: error: {answer['error']}"
-  shown = [
-    f"{value:.3f}" if isinstance(value, float) else str(value)
-    for value in answer["outputs"].values()
-    if not isinstance(value, (dict, list))
-  ]
-  return f"{answer['input']}: {' '.join(shown)}"
+app.command()(predict)
 
 
 @app.command()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from components.example_gen.folder import FolderSource
 from components.task import Task
 from serving.client import PredictClient, ServingError
 
-__all__ = ["Generation", "ServingError", "predict_inputs", "read_lines"]
+__all__ = ["Generation", "ServingError", "SummaryFile", "predict_inputs", "read_lines"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,26 @@ def read_lines(path: str) -> list[str]:
   return [line for line in text.split("\n") if line.strip()]
 
 
+def list_inputs(task: Task, inputs: Sequence[str]) -> list[str]:
+  """The inputs, with the files in it in the place of each folder, sorted by name; texts are taken as they are.
+
+  Raises:
+    ServingError: a folder holds nothing.
+  """
+  if task.raw_features.keys() == {"text"}:
+    return list(inputs)
+  found: list[str] = []
+  for path in inputs:
+    if not os.path.isdir(path):
+      found.append(path)
+      continue
+    names = [os.path.join(path, entry.name) for entry in FolderSource(path).entries() if not entry.problem]
+    if not names:
+      raise ServingError(f"{path}: the folder holds no file")
+    found += names
+  return found
+
+
 def predict_inputs(
   task: Task,
   inputs: Sequence[str],
@@ -60,7 +82,7 @@ def predict_inputs(
 
   Args:
     task: knows how an input is encoded and an answer is read.
-    inputs: paths, or texts.
+    inputs: paths, or texts; a folder stands for its files.
     server: "host:port" of a TF Serving API.
     model_name: the model's name on that server.
     timeout_s: seconds to wait for each answer.
@@ -73,8 +95,9 @@ def predict_inputs(
   """
   if generation and not task.decode_generated:
     raise ServingError(f"--generate: {task.name} generates no text")
+  inputs = list_inputs(task, inputs)
   if save_dir:
-    _make_folder(save_dir)
+    make_folder(save_dir)
   with PredictClient(server, timeout_s) as client:
     for number, text in enumerate(inputs):
       try:
@@ -84,18 +107,70 @@ def predict_inputs(
         continue
       request = {name: [value] for name, value in features.items()}
       outputs = _first(client.predict(model_name, request)[0])
-      decoded = task.decode_output(outputs)
+      answer = to_answer(task, number, text, features, outputs, save_dir)
       if generation:
         request |= generation.inputs()
         generated, _ = client.predict(model_name, request, signature_name="generate")
-        decoded |= task.decode_generated(_first(generated))
-      answer = {"input": text, "outputs": decoded}
-      if save_dir:
-        stem = pathlib.Path(text).stem if task.raw_features.keys() != {"text"} else "text"
-        answer["saved"] = _save(
-          task.render(features, decoded), pathlib.Path(save_dir) / f"{number:04d}_{stem[:60]}"
-        )
+        answer["outputs"] |= task.decode_generated(_first(generated))
       yield answer
+
+
+def to_answer(
+  task: Task,
+  number: int,
+  text: str,
+  features: Mapping[str, Any],
+  outputs: Mapping[str, Any],
+  save_dir: str | None,
+) -> dict[str, Any]:
+  """{"input", "outputs", and where something was saved "saved"} of one example.
+
+  Args:
+    task: reads and renders the answer.
+    number: of the input, from 0, with which the names of the files that are saved begin.
+    text: the input, a path or a text.
+    features: of the request, without the batch.
+    outputs: {output name: numpy array} of the answer, without the batch.
+    save_dir: a folder for files; None: none are written.
+  """
+  answer = {"input": text, "outputs": task.decode_output(outputs)}
+  if save_dir:
+    stem = pathlib.Path(text).stem if task.raw_features.keys() != {"text"} else "text"
+    path = pathlib.Path(save_dir) / f"{number:04d}_{stem[:60]}"
+    answer["saved"] = _save(task.render(features, outputs), path)
+    for key, (suffix, content) in (task.extra_files(outputs) if task.extra_files else {}).items():
+      extra = path.with_name(path.name + suffix)
+      extra.write_bytes(content)
+      answer["outputs"][key] = str(extra)
+  return answer
+
+
+class SummaryFile:
+  """Gathers answers for the file in which a task has them all together; nothing where it has none.
+
+  Args:
+    task: the application.
+    save_dir: the folder; None: no file is written.
+  """
+
+  def __init__(self, task: Task, save_dir: str | None):
+    self._task = task if save_dir and task.summary_file else None
+    self._save_dir = save_dir
+    self._answers: list[tuple[str, dict[str, Any]]] = []
+
+  def add(self, answer: Mapping[str, Any]) -> None:
+    """Takes the answer to one input, in their order; errors are left out."""
+    if self._task and "outputs" in answer:
+      self._answers.append((answer["input"], answer["outputs"]))
+
+  def write(self) -> str | None:
+    """Writes the file and returns its name, None where there is none."""
+    if not self._task:
+      return None
+    name, content = self._task.summary_file(self._answers)
+    path = pathlib.Path(self._save_dir) / name
+    path.write_bytes(content)
+    return str(path)
 
 
 def _first(outputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +189,12 @@ def _save(rendered: bytes | str, path: pathlib.Path) -> str:
   return str(path)
 
 
-def _make_folder(path: str) -> None:
+def make_folder(path: str) -> None:
+  """Makes the folder of --save.
+
+  Raises:
+    ServingError: it cannot be made.
+  """
   try:
     pathlib.Path(path).mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -26,7 +26,7 @@ class DenseAugmentationConfig(Section):
   min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
   max_scale: Annotated[float, Field(ge=1, le=10)] = 1.0
   # Largest change of the ratio of width to height, as a share of it.
-  aspect: Fraction = 0.0
+  aspect: Annotated[float, Field(ge=0, lt=1)] = 0.0
   rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
   shear_degrees: Annotated[float, Field(ge=0, le=60)] = 0.0
   # A box of which less is left inside the picture is no target.

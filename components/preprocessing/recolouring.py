@@ -86,14 +86,15 @@ def _to_grey(images: tf.Tensor, seeds: SeedSequence) -> tf.Tensor:
 def _make_blur(largest_px: float) -> Step:
   """Each picture is mixed with the most blurred one, by a random weight: one separable filter for the batch."""
   radius = max(1, round(2 * largest_px))
-  window = [math.exp(-((at / largest_px) ** 2) / 2) for at in range(-radius, radius + 1)]
-  weights = tf.constant([value / sum(window) for value in window])
 
   def blur(images: tf.Tensor, axis: int) -> tf.Tensor:
-    channels = images.shape[-1]
+    # A mirror image is no larger than the picture.
+    reach = min(radius, images.shape[axis])
+    window = [math.exp(-((at / largest_px) ** 2) / 2) for at in range(-reach, reach + 1)]
+    weights = tf.constant([value / sum(window) for value in window])
     shape = [len(window), 1, 1, 1] if axis == 1 else [1, len(window), 1, 1]
-    kernel = tf.tile(tf.reshape(weights, shape), [1, 1, channels, 1])
-    padding = [[0, 0]] + [[radius, radius] if axis == at else [0, 0] for at in (1, 2)] + [[0, 0]]
+    kernel = tf.tile(tf.reshape(weights, shape), [1, 1, images.shape[-1], 1])
+    padding = [[0, 0]] + [[reach, reach] if axis == at else [0, 0] for at in (1, 2)] + [[0, 0]]
     padded = tf.pad(images, padding, "SYMMETRIC")
     return tf.nn.depthwise_conv2d(padded, kernel, [1, 1, 1, 1], "VALID")
 

@@ -186,7 +186,9 @@ def _compared(task: Task, signature: Signature, examples_uri: str) -> Answers:
     if answers.num_scored >= MAX_SCORED:
       break
   for score, _, note, row, output in sorted(worst, key=lambda entry: entry[:2], reverse=True):
-    truth = render_example(task, row, None, COMPARED_SIDE_PX)["raw"]
+    # The same classes in the same colours on both sides, and in all pairs.
+    named = {"class_names": output["class_names"], **row} if "class_names" in output else row
+    truth = render_example(task, named, None, COMPARED_SIDE_PX)["raw"]
     answer = render_example(task, row, output, COMPARED_SIDE_PX)["raw"]
     answers.compared.append({"truth": truth, "raw": answer, "score": -score, "note": note})
   return answers

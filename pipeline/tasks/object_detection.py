@@ -159,6 +159,11 @@ def logits(model: Any, inputs: Any, training: bool | None = None) -> Any:
   return presence_logits(model(inputs, training=training))
 
 
+def feature_layers(config: RunConfig) -> tuple[str, ...]:
+  """The levels of the pyramid."""
+  return tuple(f"pyramid_{stride}" for stride in config.model.strides)
+
+
 def predict(model: Any, inputs: Any, features: Any, config: RunConfig, outputs: Any) -> dict[str, Any]:
   """Boxes after class-wise non-maximum suppression, in pixels of the picture that was sent."""
   from components import detection
@@ -256,6 +261,7 @@ TASK = Task(
   quality_metrics=quality_metrics,
   quality_metric="mean_average_precision",
   logits=logits,
+  feature_layers=feature_layers,
   predict=predict,
   signatures=signatures,
   tensor_inputs=tensor_inputs,

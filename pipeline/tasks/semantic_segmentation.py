@@ -151,6 +151,13 @@ def training_metrics(config: RunConfig) -> list[Any]:
   return [MeanIou(len(config.preprocessing.classes))]
 
 
+def feature_layers(config: RunConfig) -> tuple[str, ...]:
+  """The deepest features and the last ones before the logits."""
+  if config.model.architecture == "deeplab":
+    return ("pyramid", "decoder2")
+  return (f"down{len(config.model.widths) - 1}_second", "up0_second")
+
+
 def predict(model: Any, inputs: Any, features: Any, config: RunConfig, outputs: Any) -> dict[str, Any]:
   """Class ids in the size of each picture that was sent."""
   from components import segmentation
@@ -239,6 +246,7 @@ TASK = Task(
   loss=loss,
   training_metrics=training_metrics,
   quality_metric="mean_iou",
+  feature_layers=feature_layers,
   predict=predict,
   signatures=signatures,
   tensor_inputs=tensor_inputs,

@@ -78,13 +78,19 @@ def backbone_features(
   """
   backbone = _backbone(architecture, inputs, normalize, weights)
   rows, columns = inputs.shape[1:3]
+  # Strides beyond the picture leave one row and column, too: the smallest of them is meant.
+  strides = [2**power for power in range(max(rows, columns).bit_length(), -1, -1)]
+  by_size = {(math.ceil(rows / stride), math.ceil(columns / stride)): stride for stride in strides}
+  smallest = backbone.output.shape[1:3]
   found = {}
   for layer in backbone.layers:
     shape = layer.output.shape if isinstance(layer.output, keras.KerasTensor) else ()
-    if len(shape) == 4:
-      stride = 2 ** round(math.log2(rows / shape[1]))
-      if shape[1:3] == (math.ceil(rows / stride), math.ceil(columns / stride)):
-        found[stride] = layer.output
+    # A border can bring features to the size of a finer stride.
+    if len(shape) == 4 and not isinstance(layer, layers.ZeroPadding2D):
+      # What is smaller than the network's output is a gate of squeeze-and-excitation, 1x1 whatever the stride.
+      is_gate = shape[1] < smallest[0] or shape[2] < smallest[1]
+      if tuple(shape[1:3]) in by_size and not is_gate:
+        found[by_size[tuple(shape[1:3])]] = layer.output
   return dict(sorted(found.items()))
 
 

@@ -38,8 +38,8 @@ def build_deeplab(
     widths: channels of the residual network's stages.
     blocks_per_stage: its blocks in each stage.
     weights: file of a keras.applications network's own weights.
-    deep_stride: of the features that the pyramid looks at; the shallow ones are the backbone's finest of half of it or
-      less, beyond the stem's pixels themselves.
+    deep_stride: of the features that the pyramid looks at; the shallow ones are the backbone's coarsest of half of it
+      or less, beyond the pixels themselves.
     rates: dilation of the pyramid's 3x3 convolutions.
     pyramid_width: channels of the pyramid and the decoder.
     dropout: rate before the last layer.

@@ -39,9 +39,12 @@ def build_features(
   if architecture != "resnet":
     return backbone_features(architecture, inputs, normalize, weights)
   found = {}
-  for number, x in enumerate(residual_features(normalize(inputs), widths, blocks_per_stage)):
+  stages = residual_features(normalize(inputs), widths, blocks_per_stage)
+  # Of the stem alone it can be told from the sizes, of small features not: 75 rows at stride 16 are 5, as at 15.
+  stem_stride = round(inputs.shape[1] / stages[0].shape[1])
+  for number, x in enumerate(stages):
     x = layers.BatchNormalization(momentum=0.9, name=f"features{number}_norm")(x)
-    found[round(inputs.shape[1] / x.shape[1])] = layers.ReLU(name=f"features{number}_relu")(x)
+    found[stem_stride * 2**number] = layers.ReLU(name=f"features{number}_relu")(x)
   return found
 
 
@@ -82,9 +85,19 @@ def feature_pyramid(features: Mapping[int, Any], strides: Sequence[int], width: 
 
 
 def resized_like(x: Any, reference: Any, name: str, interpolation: str = "nearest") -> Any:
-  """Features brought to the rows and columns of others, which are at most a whole multiple of their own."""
+  """Features brought to the rows and columns of others whose stride is smaller by a power of two.
+
+  Args:
+    x: symbolic [batch, rows, columns, channels].
+    reference: symbolic [batch, more rows, more columns, channels]; x has its sides over the factor, rounded up.
+    name: of the layer.
+    interpolation: "nearest" or "bilinear".
+  """
   rows, columns = reference.shape[1:3]
-  factors = math.ceil(rows / x.shape[1]), math.ceil(columns / x.shape[2])
+  # Rounded up to a power of two: 9 rows over 3 are those of stride 4, of which the last are cut off.
+  factors = tuple(
+    2 ** math.ceil(math.log2(side / own)) for side, own in zip((rows, columns), x.shape[1:3], strict=True)
+  )
   if factors != (1, 1):
     x = layers.UpSampling2D(factors, interpolation=interpolation, name=name)(x)
   if tuple(x.shape[1:3]) != (rows, columns):
