@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,14 @@ def draw_answer(image: bytes, output: Mapping[str, Any]) -> bytes:
   return draw_boxes(image, boxes, labels, scores, output["classes"])
 
 
+def count_objects(output: Mapping[str, Any]) -> str:
+  """ "12 RBC, 1 WBC": the boxes of a decoded answer that are drawn."""
+  shown = [
+    label for label, score in zip(output["labels"], output["scores"], strict=True) if score >= SHOWN_SCORE
+  ]
+  return _counted(shown) or "nothing"
+
+
 def _true_boxes(features: Mapping[str, Any]) -> np.ndarray:
   """float32 [boxes, 4], without what fills the batch up."""
   return np.reshape(features["boxes"], [-1, 4])[np.asarray(features["classes"]) != b""]
@@ -68,14 +76,15 @@ def compare_boxes(features: Mapping[str, Any], output: Mapping[str, Any]) -> tup
   total = 2 * hits + len(missed) + len(wrong)
   score = 2 * hits / total if total else 1.0
   parts = [f"{hits} of {hits + len(missed)} found"]
-  parts += [f"{kind}: {_counted(found)}" for kind, found in (("missed", missed), ("wrong", wrong)) if found]
+  for kind, found in (("missed", missed), ("wrong", wrong)):
+    if found:
+      parts.append(f"{kind}: {_counted(name.decode('utf-8') for name in found)}")
   return score, "; ".join(parts)
 
 
-def _counted(names: Sequence[bytes]) -> str:
+def _counted(names: Iterable[str]) -> str:
   """ "2 WBC, 1 RBC"."""
-  counts = collections.Counter(name.decode("utf-8") for name in names)
-  return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+  return ", ".join(f"{count} {name}" for name, count in collections.Counter(names).most_common())
 
 
 def coco_results(answers: Sequence[tuple[str, Mapping[str, Any]]]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.example_gen.drawing import overlay_mask, palette_png
+from components.example_gen.drawing import mask_png, overlay_mask
 from components.example_gen.image import caption_image
 
 
@@ -49,8 +49,8 @@ def draw(features: Mapping[str, Any], output: Mapping[str, Any] | None) -> bytes
 
 
 def mask_file(output: Mapping[str, Any]) -> bytes:
-  """PNG of class ids in the picture's own size, with a palette to look at."""
-  return palette_png(own_mask(output))
+  """Grey PNG of class ids in the picture's own size."""
+  return mask_png(own_mask(output))
 
 
 def _decoded(mask: bytes) -> np.ndarray:

@@ -82,7 +82,7 @@ def predict(
     for answer in answers:
       failed |= "error" in answer
       summary.add(answer)
-      print(json.dumps(answer) if as_json else _answer_line(answer), flush=True)
+      print(json.dumps(answer) if as_json else _answer_line(task, answer), flush=True)
     if written := summary.write():
       print(f"wrote {written}", file=sys.stderr)
   except ServingError as error:
@@ -90,9 +90,11 @@ def predict(
   sys.exit(EXIT_FAILED if failed else EXIT_DONE)
 
 
-def _answer_line(answer: dict[str, Any]) -> str:
+def _answer_line(task: Any, answer: dict[str, Any]) -> str:
   if "error" in answer:
     return f"{answer['input']}: error: {answer['error']}"
+  if task.in_words:
+    return f"{answer['input']}: {task.in_words(answer['outputs'])}"
   shown = [
     f"{value:.3f}" if isinstance(value, float) else str(value)
     for value in answer["outputs"].values()

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
 
-__all__ = ["class_colour", "draw_boxes", "mask_png", "overlay_mask", "palette_png"]
+__all__ = ["class_colour", "draw_boxes", "mask_png", "overlay_mask"]
 
 Colour = tuple[int, int, int]
 # Left, top, right and bottom pixel, the last ones included.
@@ -211,13 +211,6 @@ def mask_png(class_ids: np.ndarray) -> bytes:
     ValueError: the shape, dtype or a value is another.
   """
   return _encode_png(Image.fromarray(_checked_ids(class_ids)))
-
-
-def palette_png(class_ids: np.ndarray) -> bytes:
-  """As `mask_png`, but indexed, in the colours of `overlay_mask`, id 0 black; a pixel's index is its class id."""
-  picture = Image.fromarray(_checked_ids(class_ids)).convert("P")
-  picture.putpalette(_ID_COLOURS.tobytes())
-  return _encode_png(picture)
 
 
 def overlay_mask(

@@ -217,6 +217,13 @@ def decode_output(outputs: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
+def in_words(output: Mapping[str, Any]) -> str:
+  """How many objects of each class are drawn."""
+  from components.detection_pictures import count_objects
+
+  return count_objects(output)
+
+
 def render(features: Mapping[str, Any], outputs: Mapping[str, Any] | None) -> bytes:
   """The picture with the boxes that were found, or, without an answer, with the true ones where they are known."""
   from components.detection_pictures import draw_answer, draw_truth
@@ -271,5 +278,6 @@ TASK = Task(
   render=render,
   compare=compare,
   summary_file=summary_file,
+  in_words=in_words,
   report=report,
 )

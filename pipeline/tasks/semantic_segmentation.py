@@ -204,6 +204,12 @@ def decode_output(outputs: Mapping[str, Any]) -> dict[str, Any]:
   return {"height": int(outputs["height"]), "width": int(outputs["width"]), "shares": shares(outputs)}
 
 
+def in_words(output: Mapping[str, Any]) -> str:
+  """The size, and the share of each class."""
+  found = ", ".join(f"{name} {share:.1%}" for name, share in output["shares"].items())
+  return f"{output['width']}x{output['height']}: {found}"
+
+
 def render(features: Mapping[str, Any], outputs: Mapping[str, Any] | None) -> bytes:
   """The picture with its mask laid over: the answer's, or the true one where it is known."""
   from components.segmentation_pictures import draw
@@ -256,5 +262,6 @@ TASK = Task(
   render=render,
   compare=compare,
   extra_files=extra_files,
+  in_words=in_words,
   report=report,
 )

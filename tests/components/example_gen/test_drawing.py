@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.example_gen.drawing import class_colour, draw_boxes, mask_png, overlay_mask, palette_png
+from components.example_gen.drawing import class_colour, draw_boxes, mask_png, overlay_mask
 
 GREY = (128, 128, 128)
 WHITE = (255, 255, 255)
@@ -208,16 +208,6 @@ def test_mask_png_round_trip():
       np.testing.assert_array_equal(picture, ids)
 
 
-def test_palette_png_holds_ids_and_colours():
-  ids = np.arange(256).reshape(8, 32)
-  with Image.open(io.BytesIO(palette_png(ids))) as picture:
-    assert (picture.format, picture.mode) == ("PNG", "P")
-    np.testing.assert_array_equal(picture, ids)
-    pixels = np.asarray(picture.convert("RGB"))
-  assert [at(pixels, x, 0) for x in range(4)] == [(0, 0, 0), BLUE, ORANGE, GREEN]
-  assert at(pixels, 31, 7) == class_colour(254)
-
-
 @pytest.mark.parametrize(
   "ids, telling",
   [
@@ -229,9 +219,8 @@ def test_palette_png_holds_ids_and_colours():
   ],
 )
 def test_what_is_no_mask_is_refused(ids, telling):
-  for encode_mask in (mask_png, palette_png):
-    with pytest.raises(ValueError, match=re.escape(telling)):
-      encode_mask(ids)
+  with pytest.raises(ValueError, match=re.escape(telling)):
+    mask_png(ids)
 
 
 def blended(colour, ground=128, alpha=0.45):

@@ -38,7 +38,7 @@ COLOURS = {
 
 
 def augment(images, targets, seed=(3, 4), **settings):
-  labels = MaskLabels() if targets.ndim == 3 else BoxLabels(settings.get("min_visible", 0.3))
+  labels = MaskLabels() if targets.dtype == np.int32 else BoxLabels(settings.get("min_visible", 0.3))
   step = make_dense_augment(DenseAugmentationConfig(**settings), labels)
   found = step(tf.constant(images), tf.constant(targets), tf.constant(seed))
   return tuple(tensor.numpy() for tensor in found)
