@@ -35,9 +35,9 @@ def preprocess(inputs: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
   moved = tf.concat([boxes, tf.cast(classes != "", tf.float32)[..., tf.newaxis] - 1], axis=-1)
   moved = _to_model(moved, sizes, section)
   kept = moved[..., 4] >= 0
-  class_ids = tft.compute_and_apply_vocabulary(
-    tf.sparse.from_dense(tf.where(kept, classes, "")), vocab_filename=VOCABULARY_NAME
-  )
+  # Ragged in between: without gaps, as the boxes are.
+  kept_classes = tf.ragged.boolean_mask(classes, kept).to_sparse()
+  class_ids = tft.compute_and_apply_vocabulary(kept_classes, vocab_filename=VOCABULARY_NAME)
   return {
     "pixels": ops.pack_uint8(pixels),
     "size": sizes,

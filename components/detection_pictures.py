@@ -90,13 +90,12 @@ def _counted(names: Iterable[str]) -> str:
 def coco_results(answers: Sequence[tuple[str, Mapping[str, Any]]]) -> bytes:
   """Decoded answers as COCO's results: a JSON list of boxes as x, y, width and height.
 
-  `image_id` is the number that the picture's file is named by, as COCO's are, else its place among the inputs, from 1;
-  `category_id` the class's place, from 1. `file_name` and `category` say the same in words.
+  `image_id` is the number that the picture's file is named by where each has one of its own, as COCO's have, else its
+  place among the answers, from 1; `category_id` the class's place, from 1. `file_name` and `category` say the same in
+  words.
   """
   rows = []
-  for place, (path, output) in enumerate(answers, 1):
-    stem = os.path.splitext(os.path.basename(path))[0]
-    image_id = int(stem) if stem.isascii() and stem.isdigit() else place
+  for image_id, (path, output) in zip(_image_ids([path for path, _ in answers]), answers, strict=True):
     for box, label, score in zip(output["boxes"], output["labels"], output["scores"], strict=True):
       x_min, y_min, x_max, y_max = box
       rows.append(
@@ -110,3 +109,12 @@ def coco_results(answers: Sequence[tuple[str, Mapping[str, Any]]]) -> bytes:
         }
       )
   return json.dumps(rows).encode("utf-8")
+
+
+def _image_ids(paths: Sequence[str]) -> list[int]:
+  stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+  if all(stem.isascii() and stem.isdigit() for stem in stems):
+    numbers = [int(stem) for stem in stems]
+    if len(set(numbers)) == len(numbers):
+      return numbers
+  return list(range(1, len(paths) + 1))

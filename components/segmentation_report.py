@@ -63,9 +63,9 @@ def confusion_section(config: RunConfig, inputs: Mapping[str, Any]) -> list[dict
   ]
   table = {
     "title": "What is taken for what",
-    "columns": ["class", "IoU", *(f"taken for {name}" for name in names)],
+    "columns": ["class", "IoU", *names],
     "rows": rows,
-    "note": f"Shares of each class's pixels. Mean IoU {found['mean_iou'] or 0:.4f}.",
+    "note": f"A row: what the pixels of a class are taken for. Mean IoU {found['mean_iou'] or 0:.4f}.",
   }
   return [{"title": "Pixels of the test split", "tables": [table]}]
 

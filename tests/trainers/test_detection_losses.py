@@ -53,6 +53,8 @@ def assigned_by_a_loop(boxes):
 @pytest.mark.parametrize("seed", range(6))
 def test_locations_are_assigned_as_by_a_plain_loop(seed):
   boxes = np.stack([random_boxes(np.random.default_rng([seed, picture]), 12) for picture in range(2)])
+  # Large ones for the coarser levels.
+  boxes[:, 0, :4], boxes[1, 1, :4] = [-20, -30, 110, 90], [-90, -80, 180, 140]
   boxes[0, 8:] = PADDING
   chosen, found, distances = assign(boxes[..., :4], boxes[..., 4], POINTS, SCALES)
   chosen, found, distances = np.array(chosen), np.array(found), np.array(distances)
@@ -65,7 +67,7 @@ def test_locations_are_assigned_as_by_a_plain_loop(seed):
     sides = np.concatenate([POINTS[own] - box[:, :2], box[:, 2:4] - POINTS[own]], axis=1)
     np.testing.assert_allclose(distances[picture][own], sides, atol=1e-4)
     levels |= set(SCALES[own])
-  assert len(levels) >= 2
+  assert levels == set(STRIDES)
 
 
 def owners(*boxes):
