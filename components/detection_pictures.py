@@ -38,6 +38,13 @@ def draw_answer(image: bytes, output: Mapping[str, Any]) -> bytes:
   return draw_boxes(image, boxes, labels, scores, output["classes"])
 
 
+def draw_boxes_by_id(png: bytes, targets: np.ndarray, names: Sequence[str]) -> bytes:
+  """PNG of a picture with targets, float32 [boxes, 5]: corners in pixels and class id, -1 for padding."""
+  rows = targets[targets[:, 4] >= 0]
+  labels = [names[class_id] for class_id in rows[:, 4].astype(int)]
+  return draw_boxes(png, rows[:, :4], labels, class_names=names)
+
+
 def count_objects(output: Mapping[str, Any]) -> str:
   """ "12 RBC, 1 WBC": the boxes of a decoded answer that are drawn."""
   shown = [

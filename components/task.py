@@ -134,6 +134,8 @@ class Task:
   # (raw features and labels of one example, {output name: numpy array of it}) -> (how good the answer is, in [0, 1];
   # what is wrong with it, in words). None: the report shows the first answers and not the worst.
   compare: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[float, str]] | None = None
+  # (PNG of a model's input, its target, config, TransformOutputs) -> PNG with the target drawn; None: it has no place.
+  draw_target: Callable[[bytes, Any, RunConfig, Any], bytes] | None = None
   # (decoded output) -> it in a few words, for people; None: its plain values, one after the other.
   in_words: Callable[[Mapping[str, Any]], str] | None = None
   # ({output name: numpy array of one example}) -> {key of the decoded output: (file suffix, bytes)}: what `predict

@@ -214,7 +214,11 @@ def mask_png(class_ids: np.ndarray) -> bytes:
 
 
 def overlay_mask(
-  image_bytes: bytes, class_ids: np.ndarray, class_names: Sequence[str], alpha: float = 0.45
+  image_bytes: bytes,
+  class_ids: np.ndarray,
+  class_names: Sequence[str],
+  alpha: float = 0.45,
+  with_legend: bool = True,
 ) -> bytes:
   """A picture tinted by the classes of its pixels, with contours, and below it which classes these are.
 
@@ -225,6 +229,7 @@ def overlay_mask(
     class_ids: uint8 [height, width], of the picture's size.
     class_names: the classes' names, in the order of their ids from 0.
     alpha: the tint's opacity in [0, 1].
+    with_legend: whether the classes are named below.
 
   Returns:
     PNG bytes, RGB: the picture, enlarged as by `draw_boxes`, and under it the legend: colour, name and share of all
@@ -240,7 +245,8 @@ def overlay_mask(
     raise ValueError(
       f"mask [height, width] {list(ids.shape)}, picture {size}: resize the mask to the picture"
     )
-  return _encode_png(_with_legend(_tinted(picture, ids, class_names, alpha), ids, class_names))
+  tinted = _tinted(picture, ids, class_names, alpha)
+  return _encode_png(_with_legend(tinted, ids, class_names) if with_legend else tinted)
 
 
 def _is_tinted(class_id: int, class_names: Sequence[str]) -> bool:

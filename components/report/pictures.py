@@ -105,11 +105,19 @@ def _processed(
   model_inputs, targets = task.parse(outputs.transform(outputs.features_layer(), raw), config, outputs)
   if not _are_pictures(model_inputs):
     return
-  yield "preprocessed", image_uris(model_inputs)
+
+  def uris(images: tf.Tensor, targets: Any) -> list[str]:
+    """The pictures, with their targets drawn where the task draws them: they have to be where the pixels are."""
+    if not task.draw_target:
+      return image_uris(images)
+    rows = np.asarray(targets)
+    return image_uris(images, lambda png, place: task.draw_target(png, rows[place], config, outputs))
+
+  yield "preprocessed", uris(model_inputs, targets)
   augment = task.augment(config, outputs)
   for copy in range(AUGMENTED_COPIES if augment else 0):
-    augmented, _ = augment(model_inputs, targets, tf.constant([config.seed, copy], tf.int32))
-    yield "augmented", image_uris(augmented)
+    augmented, moved = augment(model_inputs, targets, tf.constant([config.seed, copy], tf.int32))
+    yield "augmented", uris(augmented, moved)
 
 
 def _stacked(values: list[Any], feature: Feature) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,18 +46,24 @@ def _thumbnail(png: bytes, max_side_px: int = MAX_SIDE_PX) -> str:
   return _data_uri("jpeg", encoded.getvalue())
 
 
-def image_uris(images: tf.Tensor) -> list[str]:
-  """Data URIs of float images [batch, height, width, 1 or 3], in [0, 255] or in any other range."""
+def image_uris(images: tf.Tensor, draw: Callable[[bytes, int], bytes] | None = None) -> list[str]:
+  """Data URIs of float images [batch, height, width, 1 or 3], in [0, 255] or in any other range.
+
+  Args:
+    images: the pictures.
+    draw: (PNG bytes of a picture, its place in the batch) -> PNG bytes to show in its place.
+  """
   values = np.asarray(images, np.float32)
   if values.min() < -1 or values.max() > 256 or values.max() <= 2:
     low, high = values.min(), values.max()
     values = (values - low) / max(high - low, 1e-6) * 255
   pixels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
   uris = []
-  for image in pixels:
+  for place, image in enumerate(pixels):
     encoded = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(encoded, "PNG")
-    uris.append(_thumbnail(encoded.getvalue()))
+    png = encoded.getvalue()
+    uris.append(_thumbnail(draw(png, place) if draw else png))
   return uris
 
 

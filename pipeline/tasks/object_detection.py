@@ -231,6 +231,14 @@ def render(features: Mapping[str, Any], outputs: Mapping[str, Any] | None) -> by
   return draw_answer(features["image"], decode_output(outputs)) if outputs else draw_truth(features)
 
 
+def draw_target(png: bytes, target: Any, config: RunConfig, outputs: Any) -> bytes:
+  """A picture as the model sees it, with the boxes that it learns."""
+  from components.detection import VOCABULARY_NAME
+  from components.detection_pictures import draw_boxes_by_id
+
+  return draw_boxes_by_id(png, target, outputs.vocabulary(VOCABULARY_NAME))
+
+
 def compare(features: Mapping[str, Any], outputs: Mapping[str, Any]) -> tuple[float, str]:
   """F1 of what was found in a picture, and in words what is wrong."""
   from components.detection_pictures import compare_boxes
@@ -276,6 +284,7 @@ TASK = Task(
   encode_input=encode_input,
   decode_output=decode_output,
   render=render,
+  draw_target=draw_target,
   compare=compare,
   summary_file=summary_file,
   in_words=in_words,

@@ -217,6 +217,13 @@ def render(features: Mapping[str, Any], outputs: Mapping[str, Any] | None) -> by
   return draw(features, outputs)
 
 
+def draw_target(png: bytes, target: Any, config: RunConfig, outputs: Any) -> bytes:
+  """A picture as the model sees it, with the mask that it learns."""
+  from components.example_gen.drawing import overlay_mask
+
+  return overlay_mask(png, target, config.preprocessing.classes, with_legend=False)
+
+
 def compare(features: Mapping[str, Any], outputs: Mapping[str, Any]) -> tuple[float, str]:
   """Mean IoU of one picture, and each class's in words."""
   from components.segmentation_pictures import compare_masks
@@ -260,6 +267,7 @@ TASK = Task(
   encode_input=encode_input,
   decode_output=decode_output,
   render=render,
+  draw_target=draw_target,
   compare=compare,
   extra_files=extra_files,
   in_words=in_words,
