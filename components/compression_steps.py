@@ -154,10 +154,25 @@ def prune(setting: Setting, candidate: Candidate, step: PruneStep) -> Candidate:
     learner = model
     if step.alpha:
       teacher = build(setting, config, candidate.model.get_weights())
-      learner = distill_model(teacher, model, step.temperature, step.alpha, setting.task.logits)
+      learner = _learner(setting, teacher, model, step)
     _fit(setting, config, learner, step, [callback])
     callback.apply_masks()
   return measured(setting, candidate, step.step, config, build(setting, config, model.get_weights()), started)
+
+
+def _learner(
+  setting: Setting,
+  teacher: keras.Model,
+  student: keras.Model,
+  step: PruneStep | DistillStep,
+  features: Sequence[str] = (),
+  feature_weight: float = 0.0,
+) -> keras.Model:
+  task = setting.task
+  soft_loss = task.soft_loss(step.temperature) if task.soft_loss else None
+  return distill_model(
+    teacher, student, step.temperature, step.alpha, task.logits, features, feature_weight, soft_loss
+  )
 
 
 def distill(setting: Setting, candidate: Candidate, step: DistillStep) -> Candidate:
@@ -167,9 +182,7 @@ def distill(setting: Setting, candidate: Candidate, step: DistillStep) -> Candid
     teacher = build(setting, candidate.config, candidate.model.get_weights())
     student = build(setting, config)
     features = setting.task.feature_layers(candidate.config) if step.feature_weight else ()
-    learner = distill_model(
-      teacher, student, step.temperature, step.alpha, setting.task.logits, features, step.feature_weight
-    )
+    learner = _learner(setting, teacher, student, step, features, step.feature_weight)
     _fit(setting, config, learner, step)
   return measured(
     setting, candidate, step.step, config, build(setting, config, student.get_weights()), started

@@ -118,6 +118,9 @@ class Task:
   load_model: Callable[[RunConfig, Any, str], Any] | None = None
   # (model, model inputs, training=...) -> logits [..., classes] by which a student learns; None: the model's output.
   logits: Callable[..., Any] | None = None
+  # (temperature) -> keras.losses.Loss on (the teacher's output, the student's) where these are no logits of classes
+  # that exclude each other; None: the divergence of their softmax.
+  soft_loss: Callable[[float], Any] | None = None
   # (config) -> names of the layers whose outputs a student may imitate; None: there are none.
   feature_layers: Callable[[RunConfig], tuple[str, ...]] | None = None
   # Steps that a compression recipe of this task may have.

@@ -148,6 +148,52 @@ class FcosLoss(keras.losses.Loss):
     return (classes + centres) * per_location + self._box_weight * boxes * per_box
 
 
+class SoftDetectionLoss(keras.losses.Loss):
+  """How far a detector's answers are from a teacher's: its classes everywhere, its boxes where it sees something.
+
+  The classes are independent of each other: for each the divergence of the student's softened probability from the
+  teacher's, times T^2. Where the teacher sees nothing there is nothing to learn of boxes and centerness: the mean
+  distance of their raw values is weighted by its best class's probability. The sum of these probabilities takes the
+  place of the number of locations that answer for a box in `FcosLoss`.
+
+  Args:
+    temperature: T > 0; logits of classes are divided by it.
+
+  Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531; for detectors Chen et al. 2017, "Learning Efficient Object
+  Detection Models with Knowledge Distillation".
+  """
+
+  def __init__(self, temperature: float, name: str = "soft_detection_loss"):
+    super().__init__(name=name)
+    self.temperature = temperature
+
+  def get_config(self) -> dict[str, Any]:
+    """Constructor arguments."""
+    return {"name": self.name, "temperature": self.temperature}
+
+  def call(self, y_true: Any, y_pred: Any) -> Any:
+    """Loss of each picture.
+
+    Args:
+      y_true: the teacher's output, float32 [batch, locations, classes + 5].
+      y_pred: the student's, of the same shape.
+
+    Returns:
+      float32 [batch].
+    """
+    num_classes = y_pred.shape[-1] - NUM_DISTANCES - 1
+    teacher, student = (y[..., :num_classes] / self.temperature for y in (y_true, y_pred))
+    probability = ops.sigmoid(teacher)
+    divergence = probability * (ops.log_sigmoid(teacher) - ops.log_sigmoid(student))
+    divergence += (1 - probability) * (ops.log_sigmoid(-teacher) - ops.log_sigmoid(-student))
+    classes = self.temperature**2 * ops.sum(divergence, axis=(1, 2))
+    confidence = ops.max(ops.sigmoid(y_true[..., :num_classes]), axis=-1)
+    distance = ops.mean(ops.abs(y_true[..., num_classes:] - y_pred[..., num_classes:]), axis=-1)
+    boxes = ops.sum(confidence * distance, axis=1)
+    batch = ops.cast(ops.shape(y_pred)[0], "float32")
+    return (classes + boxes) * batch / ops.maximum(ops.sum(confidence), 1.0)
+
+
 def centerness_of(distances: Any) -> Any:
   """How far a location is from its box's sides alike: 1 in the middle, 0 at a side; 0 outside too.
 

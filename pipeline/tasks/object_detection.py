@@ -152,11 +152,11 @@ def quality_metrics(config: RunConfig, outputs: Any) -> list[Any]:
   return [MeanAveragePrecision(config)]
 
 
-def logits(model: Any, inputs: Any, training: bool | None = None) -> Any:
-  """What a student learns: whether or not each class is at each location, [batch, locations, classes, 2]."""
-  from trainers.models.fcos import presence_logits
+def soft_loss(temperature: float) -> Any:
+  """How far a student's classes, boxes and centerness are from the teacher's."""
+  from trainers.detection_losses import SoftDetectionLoss
 
-  return presence_logits(model(inputs, training=training))
+  return SoftDetectionLoss(temperature)
 
 
 def feature_layers(config: RunConfig) -> tuple[str, ...]:
@@ -275,7 +275,7 @@ TASK = Task(
   training_metrics=training_metrics,
   quality_metrics=quality_metrics,
   quality_metric="mean_average_precision",
-  logits=logits,
+  soft_loss=soft_loss,
   feature_layers=feature_layers,
   predict=predict,
   signatures=signatures,

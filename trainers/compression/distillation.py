@@ -115,7 +115,7 @@ class DistillationModel(keras.Model):
   teacher.
 
   Args:
-    teacher, student, temperature, alpha, logits, feature_layers, feature_weight: see `distill_model`.
+    teacher, student, temperature, alpha, logits, feature_layers, feature_weight, soft_loss: see `distill_model`.
   """
 
   def __init__(
@@ -127,6 +127,7 @@ class DistillationModel(keras.Model):
     logits: Logits | None,
     feature_layers: Sequence[str] = (),
     feature_weight: float = 0.0,
+    soft_loss: keras.losses.Loss | None = None,
   ):
     super().__init__(name=f"distilled_{student.name}")
     self.student = student
@@ -134,7 +135,7 @@ class DistillationModel(keras.Model):
     self._student_logits = logits and functools.partial(logits, student)
     # A partial is not tracked: the teacher's weights are neither trained nor saved.
     self._teacher_logits = functools.partial(logits, teacher) if logits else functools.partial(teacher)
-    self._soft_target_loss = SoftTargetLoss(temperature)
+    self._soft_target_loss = soft_loss or SoftTargetLoss(temperature)
     self.feature_weight = feature_weight
     self._imitation = FeatureImitation(teacher, student, feature_layers) if feature_weight else None
     self.built = True
@@ -170,6 +171,7 @@ def distill_model(
   logits: Logits | None = None,
   feature_layers: Sequence[str] = (),
   feature_weight: float = 0.0,
+  soft_loss: keras.losses.Loss | None = None,
 ) -> DistillationModel:
   """The model to hand to `trainers.fit.fit`, with the loss on the labels; it trains `student` in place.
 
@@ -181,6 +183,7 @@ def distill_model(
     logits: for models that answer with something else; what it gives is averaged over all but its last axis.
     feature_layers: names of layers of both models whose outputs the student imitates.
     feature_weight: of their distance, see `FeatureImitation`; 0: they are not looked at.
+    soft_loss: of (the teacher's answer, the student's), for answers that are no distributions; None: `SoftTargetLoss`.
 
   Raises:
     ValueError: the shapes differ, or a number is out of its range.
@@ -192,4 +195,6 @@ def distill_model(
     taught, learned = getattr(teacher, side), getattr(student, side)
     if taught != learned:
       raise ValueError(f"{side} of the teacher is {taught}, of the student {learned}; they must be the same")
-  return DistillationModel(teacher, student, temperature, alpha, logits, feature_layers, feature_weight)
+  return DistillationModel(
+    teacher, student, temperature, alpha, logits, feature_layers, feature_weight, soft_loss
+  )

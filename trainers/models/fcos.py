@@ -98,19 +98,6 @@ class _Tower:
     return x
 
 
-def presence_logits(output: Any) -> Any:
-  """For each location and class the logits of its being there and of its not being there.
-
-  Args:
-    output: of the model, [batch, locations, classes + 5].
-
-  Returns:
-    float32 [batch, locations, classes, 2]: their softmax is what the sigmoid of the class's logit says.
-  """
-  logits = output[..., : output.shape[-1] - NUM_DISTANCES - 1]
-  return keras.ops.stack([logits, keras.ops.zeros_like(logits)], axis=-1)
-
-
 def locations(height: int, width: int, strides: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
   """Where the model's predictions are made.
 
