@@ -30,18 +30,10 @@ class BoxLabels:
     windows = geometry.frame(tf.shape(images)[0], *images.shape[1:3])
     return geometry.move_images(images, moves), geometry.move_boxes(boxes, moves, windows, self.min_visible)
 
-  def piece(self, parts: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]], count: int) -> tf.Tensor:
-    """The boxes of several pictures in one: (boxes, moves, windows) of each; at most `count` stay."""
+  def piece(self, parts: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]) -> tf.Tensor:
+    """The boxes of several pictures in one: (boxes, moves, windows) of each. As many stay as one had room for."""
     moved = [geometry.move_boxes(boxes, moves, windows, self.min_visible) for boxes, moves, windows in parts]
-    return geometry.keep_boxes(tf.concat(moved, axis=1), count)
-
-  def choose(self, condition: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """The first where `condition` bool [batch] holds."""
-    return tf.where(condition[:, None, None], first, second)
-
-  def size(self, boxes: tf.Tensor) -> int:
-    """Boxes a picture."""
-    return boxes.shape[1]
+    return geometry.keep_boxes(tf.concat(moved, axis=1), parts[0][0].shape[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,21 +44,13 @@ class MaskLabels:
     """Pictures and masks, moved."""
     return geometry.move_images(images, moves), geometry.move_masks(masks, moves)
 
-  def piece(self, parts: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]], count: int) -> tf.Tensor:
+  def piece(self, parts: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]) -> tf.Tensor:
     """The masks of several pictures in one: (masks, moves, windows) of each."""
     pieced = None
     for masks, moves, windows in parts:
       moved = geometry.move_masks(masks, moves)
       pieced = moved if pieced is None else tf.where(inside(windows, *masks.shape[1:3]), moved, pieced)
     return pieced
-
-  def choose(self, condition: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """The first where `condition` bool [batch] holds."""
-    return tf.where(condition[:, None, None], first, second)
-
-  def size(self, masks: tf.Tensor) -> int:
-    """Not needed."""
-    return 0
 
 
 def inside(windows: tf.Tensor, height: int, width: int) -> tf.Tensor:
@@ -143,8 +127,8 @@ def make_mosaic(
       pieced = tf.where(inside(window, height, width)[..., tf.newaxis], moved, pieced)
       parts.append((tf.roll(targets, part, 0), moves, window))
     chosen = uniform(0, 1) < probability
-    joined = labels.piece(parts, labels.size(targets))
+    joined = labels.piece(parts)
     images = tf.where(chosen[:, None, None, None], pieced, images)
-    return images, labels.choose(chosen, joined, targets)
+    return images, tf.where(chosen[:, None, None], joined, targets)
 
   return step

@@ -53,8 +53,16 @@ def _reciprocal_contrast(variance: tf.Tensor, epsilon: float) -> tf.Tensor:
   return tf.math.rsqrt(tf.maximum(variance, max(epsilon**2, np.finfo(np.float32).tiny)))
 
 
-def _window_weights(length: int, stddev_px: float) -> np.ndarray:
-  """float32 [length, length]: row i is the window around i, cut off at the borders, its weights sum to 1."""
+def gaussian_weights(length: int, stddev_px: float) -> np.ndarray:
+  """The matrix that means over a Gaussian window, cut off at three standard deviations and at the borders.
+
+  Args:
+    length: places in a row.
+    stddev_px: of the Gaussian.
+
+  Returns:
+    float32 [length, length]: row i is the window around place i, its weights sum to 1.
+  """
   positions = np.arange(length)
   distance = np.abs(positions[:, None] - positions[None, :])
   weights = np.exp(-(distance**2) / (2 * stddev_px**2)) * (distance <= 3 * stddev_px)
@@ -82,8 +90,8 @@ def local_contrast_normalize(
   """
   # The Gaussian is separable, and two small matrices hold its borders too; products with them are 14 times as
   # fast as depthwise convolutions on a CPU (128 images of 32x32x3: 4 against 56 ms).
-  over_rows = _window_weights(images.shape[1], window_stddev_px)
-  over_columns = _window_weights(images.shape[2], window_stddev_px).T
+  over_rows = gaussian_weights(images.shape[1], window_stddev_px)
+  over_columns = gaussian_weights(images.shape[2], window_stddev_px).T
 
   def window_mean(planes: tf.Tensor) -> tf.Tensor:
     if across_channels:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from components.preprocessing.augmentation import AugmentationConfig
 from components.preprocessing.dense_augmentation import DenseAugmentationConfig
 from components.preprocessing.image_augmentation import SeedSequence, Step, image_steps
+from components.preprocessing.normalization import gaussian_weights
 
 _LUMA = (0.299, 0.587, 0.114)
 _SHARED = ("brightness", "contrast", "saturation", "hue")
@@ -84,23 +85,15 @@ def _to_grey(images: tf.Tensor, seeds: SeedSequence) -> tf.Tensor:
 
 
 def _make_blur(largest_px: float) -> Step:
-  """Each picture is mixed with the most blurred one, by a random weight: one separable filter for the batch."""
-  radius = max(1, round(2 * largest_px))
-
-  def blur(images: tf.Tensor, axis: int) -> tf.Tensor:
-    # A mirror image is no larger than the picture.
-    reach = min(radius, images.shape[axis])
-    window = [math.exp(-((at / largest_px) ** 2) / 2) for at in range(-reach, reach + 1)]
-    weights = tf.constant([value / sum(window) for value in window])
-    shape = [len(window), 1, 1, 1] if axis == 1 else [1, len(window), 1, 1]
-    kernel = tf.tile(tf.reshape(weights, shape), [1, 1, images.shape[-1], 1])
-    padding = [[0, 0]] + [[reach, reach] if axis == at else [0, 0] for at in (1, 2)] + [[0, 0]]
-    padded = tf.pad(images, padding, "SYMMETRIC")
-    return tf.nn.depthwise_conv2d(padded, kernel, [1, 1, 1, 1], "VALID")
+  """Each picture is mixed with the most blurred one, by a random weight: one Gaussian for the batch."""
 
   def step(images: tf.Tensor, seeds: SeedSequence) -> tf.Tensor:
-    weight = _uniform(images, seeds, 0, 1)
-    return images + weight * (blur(blur(images, 1), 2) - images)
+    over_rows = gaussian_weights(images.shape[1], largest_px)
+    over_columns = gaussian_weights(images.shape[2], largest_px).T
+    planes = tf.transpose(images, [0, 3, 1, 2])
+    # A dot product on the right for the reason given in normalization.py.
+    blurred = tf.transpose(tf.tensordot(tf.matmul(over_rows, planes), over_columns, 1), [0, 2, 3, 1])
+    return images + _uniform(images, seeds, 0, 1) * (blurred - images)
 
   return step
 

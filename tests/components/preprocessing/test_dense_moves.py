@@ -101,14 +101,6 @@ def test_inside_tells_pixels_by_their_middles():
   )
 
 
-def test_labels_choose_by_picture():
-  condition = tf.constant([True, False])
-  for labels, shape in ((BoxLabels(0.3), (2, 3, 5)), (MaskLabels(), (2, 4, 6))):
-    found = labels.choose(condition, tf.ones(shape), tf.zeros(shape))
-    np.testing.assert_array_equal(found[:, 0, 0], [1, 0])
-  assert BoxLabels(0.3).size(tf.zeros([2, 3, 5])) == 3
-
-
 # Levels of the four pictures of a batch: far enough apart to tell them even where two of them are mixed.
 LEVELS = np.array([40, 90, 140, 190])
 

@@ -172,8 +172,8 @@ def test_blur_spreads_a_pixel_evenly_up_to_its_width():
   # Mixed with the most blurred one by a weight in [0, 1): variances are shares of the window's.
   at = np.arange(21) - 10
   variances = (found[..., 0].sum(axis=1) @ at**2) / 255
-  window = np.exp(-((np.arange(-3, 4) / 1.5) ** 2) / 2)
-  largest = (window @ np.arange(-3, 4) ** 2) / window.sum()
+  window = np.exp(-((np.arange(-4, 5) / 1.5) ** 2) / 2)
+  largest = (window @ np.arange(-4, 5) ** 2) / window.sum()
   assert 0 <= variances.min() < 0.1 * largest and 0.9 * largest < variances.max() <= largest + 1e-3
 
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from keras.src.legacy.saving import legacy_h5_format
 
-from trainers.models.applications import OwnPreprocessing, build_application
+from trainers.models.applications import OwnPreprocessing, backbone_features, build_application
 
 
 def normalize():
@@ -114,6 +114,35 @@ def test_own_preprocessing_by_hand():
     np.testing.assert_allclose(layer(pixel).numpy().ravel(), expected, rtol=1e-5)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert again.architecture == architecture
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 66), (33, 47)])
+@pytest.mark.parametrize("architecture", ["MobileNetV2", "EfficientNetB0"])
+def test_features_by_stride_whatever_the_size(architecture, size):
+  """Neither borders that are put around pictures nor the 1x1 gates of squeeze-and-excitation are among them."""
+  inputs = keras.Input((*size, 3))
+  found = backbone_features(architecture, inputs, normalize())
+  assert list(found) == [1, 2, 4, 8, 16, 32]
+  for stride, feature in found.items():
+    assert feature.shape[1:3] == (-(-size[0] // stride), -(-size[1] // stride))
+  deep = {stride: found[stride].shape[-1] for stride in (2, 4, 8, 16, 32)}
+  # The widest layers of each stride, before the next one begins.
+  widths = {"MobileNetV2": (96, 144, 192, 576, 1280), "EfficientNetB0": (96, 144, 240, 672, 1280)}
+  assert tuple(deep.values()) == widths[architecture]
+
+
+def test_features_of_grey_pictures_with_given_weights(pretrained):
+  network, folder = pretrained
+  inputs = keras.Input((32, 32, 1))
+  path = str(folder / "with_top.weights.h5")
+  found = backbone_features("MobileNet", inputs, normalize(), path)[32]
+  expected = network(np.repeat(pixels(1), 3, axis=-1) / 127.5 - 1)
+  np.testing.assert_allclose(keras.Model(inputs, found)(pixels(1)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_features_of_pictures_that_are_too_small_are_an_error():
+  with pytest.raises(ValueError, match="does not take pictures of 16x16"):
+    backbone_features("MobileNetV2", keras.Input((16, 16, 3)), normalize())
 
 
 @pytest.mark.parametrize(

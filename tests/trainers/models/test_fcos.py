@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from trainers.compression.quantization import TFLiteRunner, export_network, to_tflite
 from trainers.detection_losses import FcosLoss
-from trainers.models.fcos import build_fcos, decode_boxes, locations, presence_logits
+from trainers.models.fcos import build_fcos, decode_boxes, locations
 
 SMALL = {"widths": (8, 8, 8), "blocks_per_stage": 1, "pyramid_width": 8, "head_convolutions": 1}
 
@@ -111,14 +111,6 @@ def test_decode_boxes_by_hand():
   np.testing.assert_allclose(far, [np.tile(points, 2)], atol=1e-4)
 
 
-def test_presence_logits_are_those_of_the_sigmoid():
-  output = np.random.default_rng(1).normal(size=(2, 5, 3 + 5)).astype(np.float32)
-  found = presence_logits(output)
-  assert found.shape == (2, 5, 3, 2)
-  probabilities = keras.ops.softmax(found, axis=-1)
-  np.testing.assert_allclose(probabilities[..., 0], 1 / (1 + np.exp(-output[..., :3])), rtol=1e-5)
-
-
 @pytest.mark.parametrize("shape", [(64, 64, 1), (66, 97, 3)])
 def test_on_a_network_of_keras_applications(shape):
   model = small(shape, architecture="MobileNetV2", strides=(16, 32, 64))
@@ -150,6 +142,8 @@ def test_it_learns_a_picture_of_two_boxes_and_int8_tflite_agrees(tmp_path):
   pixels[0, 28:60, 30:62, 1] += 2
   model = small(num_classes=2, strides=(8, 16), widths=(16, 32), pyramid_width=24)
   model.compile(keras.optimizers.Adam(0.01), FcosLoss(64, 64, (8, 16)))
+  # Twice: a batch of one ended in malloc's abort here (TensorFlow 2.16 on this CPU), whose cause is not known.
+  pixels, truth = pixels.repeat(2, axis=0), truth.repeat(2, axis=0)
   data = tf.data.Dataset.from_tensors((pixels, truth)).repeat(120)
   model.fit(data, epochs=1, verbose=0)
   points, scales = locations(64, 64, (8, 16))

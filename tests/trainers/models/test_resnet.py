@@ -8,7 +8,7 @@ import tensorflow as tf
 from components.config import TrainingConfig
 from components.preprocessing.normalization import NormalizeImages
 from trainers.fit import fit, make_optimizer
-from trainers.models.resnet import build_resnet
+from trainers.models.resnet import build_resnet, residual_features
 
 
 def identity():
@@ -39,6 +39,33 @@ def test_each_stage_halves_and_large_pictures_are_halved_twice_before(side, rows
   assert found == ((rows[0], rows[0], 4), (rows[1], rows[1], 8))
   assert model.output.shape == (None, 3)
   assert model.input.shape == (None, side, side, 3)
+
+
+@pytest.mark.parametrize(
+  "size, sides",
+  [
+    ((28, 33), [(28, 33), (14, 17), (7, 9)]),
+    ((75, 100), [(19, 25), (10, 13), (5, 7)]),
+    # The shorter side says whether the stem halves twice.
+    ((63, 300), [(63, 300), (32, 150), (16, 75)]),
+  ],
+)
+def test_features_of_the_stem_and_each_stage(size, sides):
+  inputs = keras.Input((*size, 3))
+  found = residual_features(inputs, (20, 24), 2)
+  assert [feature.shape for feature in found] == [
+    (None, *side, channels) for side, channels in zip(sides, (10, 20, 24), strict=True)
+  ]
+
+
+def test_the_classifier_is_made_of_these_features():
+  model = tiny((16, 16, 1))
+  inputs = keras.Input((16, 16, 1))
+  features = keras.Model(inputs, residual_features(inputs, (4, 8), 1))
+  features.set_weights(keras.Model(model.input, model.get_layer("stage2_block1_add").output).get_weights())
+  pixels = np.random.default_rng(1).normal(size=(2, 16, 16, 1)).astype(np.float32)
+  expected = keras.Model(model.input, model.get_layer("stage2_block1_add").output)(pixels)
+  np.testing.assert_allclose(features(pixels)[-1], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_depth_and_dropout():
