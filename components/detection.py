@@ -28,8 +28,6 @@ def preprocess(inputs: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
   pixels, sizes = ops.decode_with_sizes(
     inputs["image"], section.height, section.width, section.channels, section.scaling
   )
-  mean, stddev = ops.channel_statistics(pixels)
-  rows = tf.ones_like(pixels[:, 0, 0, :], tf.float32)
   classes = tf.where(inputs["is_crowd"] == 0, inputs["classes"], "")
   boxes = _in_fours(inputs["boxes"], tf.shape(classes)[1])
   moved = tf.concat([boxes, tf.cast(classes != "", tf.float32)[..., tf.newaxis] - 1], axis=-1)
@@ -39,10 +37,8 @@ def preprocess(inputs: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
   kept_classes = tf.ragged.boolean_mask(classes, kept).to_sparse()
   class_ids = tft.compute_and_apply_vocabulary(kept_classes, vocab_filename=VOCABULARY_NAME)
   return {
-    "pixels": ops.pack_uint8(pixels),
+    **ops.pixel_features(pixels),
     "size": sizes,
-    "channel_mean": rows * mean,
-    "channel_stddev": rows * stddev,
     "object_boxes": _flattened(moved[..., :4], kept),
     "object_class_ids": class_ids,
   }

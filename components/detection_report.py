@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 from tfx.utils import path_utils
 
-from components.input import parse_raw, read_records, split_files
+from components.input import parse_raw
 from components.metrics.coco import CocoAccumulator
 from components.metrics.detection import picture_record
 from components.picture_labels import BOXES
+from components.report.raw_examples import serialized_batches
 from components.task import SPLITS
 
 _BATCH_SIZE = 16
@@ -28,7 +29,7 @@ def objects_section(inputs: Mapping[str, Any]) -> dict[str, Any]:
   sides_px: dict[str, list[float]] = collections.defaultdict(list)
   per_picture: collections.Counter[int] = collections.Counter()
   for split in SPLITS:
-    for batch in _batches(inputs["examples"].uri, split):
+    for batch in serialized_batches(inputs["examples"].uri, split, _BATCH_SIZE):
       raw = {name: value.numpy() for name, value in parse_raw(batch, BOXES).items()}
       for classes, boxes in zip(raw["classes"], raw["boxes"], strict=True):
         names = [name.decode("utf-8") for name in classes if name]
@@ -74,7 +75,7 @@ def precision_section(inputs: Mapping[str, Any]) -> dict[str, Any] | None:
   model = tf.saved_model.load(path_utils.serving_model_path(inputs["model"].uri))
   signature = model.signatures["evaluate_examples"]
   accumulator, names = CocoAccumulator(), []
-  for batch in _batches(inputs["examples"].uri, "test"):
+  for batch in serialized_batches(inputs["examples"].uri, "test", _BATCH_SIZE):
     outputs = {name: value.numpy() for name, value in signature(examples=batch).items()}
     names = [name.decode("utf-8") for name in outputs["class_names"][0]]
     for place in range(len(batch)):
@@ -119,12 +120,3 @@ def _curve(accumulator: CocoAccumulator, class_id: int, name: str, threshold: fl
 
 def _average(accumulator: CocoAccumulator, class_id: int, threshold: float) -> float:
   return float(np.mean(accumulator.precision_recall(class_id, threshold)[1]))
-
-
-def _batches(examples_uri: str, split: str) -> Any:
-  """Serialized raw examples of a split, string [batch]; none where it is empty."""
-  try:
-    files = split_files(examples_uri, split)
-  except ValueError:
-    return ()
-  return read_records(files).batch(_BATCH_SIZE)

@@ -21,14 +21,10 @@ def preprocess(inputs: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
   pixels, sizes = ops.decode_with_sizes(
     inputs["image"], section.height, section.width, section.channels, section.scaling
   )
-  mean, stddev = ops.channel_statistics(pixels)
-  rows = tf.ones_like(pixels[:, 0, 0, :], tf.float32)
   masks = ops.decode_and_scale_masks(inputs["mask"], section.height, section.width, section.scaling, VOID_ID)
   return {
-    "pixels": ops.pack_uint8(pixels),
+    **ops.pixel_features(pixels),
     "size": sizes,
-    "channel_mean": rows * mean,
-    "channel_stddev": rows * stddev,
     "class_ids": ops.pack_uint8(known_ids(masks, len(section.classes))),
   }
 

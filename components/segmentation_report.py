@@ -10,9 +10,10 @@ import tensorflow as tf
 from tfx.utils import path_utils
 
 from components.config import RunConfig
-from components.input import parse_raw, read_records, split_files
+from components.input import parse_raw
 from components.metrics.segmentation import figures_of
 from components.picture_labels import MASK
+from components.report.raw_examples import serialized_batches
 from components.task import SPLITS
 
 _BATCH_SIZE = 8
@@ -24,7 +25,7 @@ def pixels_section(config: RunConfig, inputs: Mapping[str, Any]) -> dict[str, An
   columns, pixel_shares, picture_shares = [], [], []
   for split in SPLITS:
     pixels, pictures, num_pictures = np.zeros(len(names)), np.zeros(len(names)), 0
-    for batch in _batches(inputs["examples"].uri, split):
+    for batch in serialized_batches(inputs["examples"].uri, split, _BATCH_SIZE):
       for mask in parse_raw(batch, MASK)["mask"]:
         ids = tf.io.decode_png(mask, channels=1).numpy().ravel()
         counts = np.bincount(ids, minlength=len(names))[: len(names)]
@@ -54,7 +55,7 @@ def confusion_section(config: RunConfig, inputs: Mapping[str, Any]) -> list[dict
   model = tf.saved_model.load(path_utils.serving_model_path(inputs["model"].uri))
   signature = model.signatures["evaluate_examples"]
   confusion = np.zeros((len(names), len(names)), np.int64)
-  for batch in _batches(inputs["examples"].uri, "test"):
+  for batch in serialized_batches(inputs["examples"].uri, "test", _BATCH_SIZE):
     confusion += signature(examples=batch)["confusion"].numpy().sum(axis=0)
   found = figures_of(confusion, names)
   rows = [
@@ -68,12 +69,3 @@ def confusion_section(config: RunConfig, inputs: Mapping[str, Any]) -> list[dict
     "note": f"A row: what the pixels of a class are taken for. Mean IoU {found['mean_iou'] or 0:.4f}.",
   }
   return [{"title": "Pixels of the test split", "tables": [table]}]
-
-
-def _batches(examples_uri: str, split: str) -> Any:
-  """Serialized raw examples of a split, string [batch]; none where it is empty."""
-  try:
-    files = split_files(examples_uri, split)
-  except ValueError:
-    return ()
-  return read_records(files).batch(_BATCH_SIZE)

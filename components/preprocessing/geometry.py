@@ -16,11 +16,6 @@ NO_BOX = -1.0
 VOID_ID = 255
 
 
-def identity(num_images: Any) -> tf.Tensor:
-  """The move that leaves everything where it is."""
-  return tf.eye(3, batch_shape=[num_images])
-
-
 def affine(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> tf.Tensor:
   """x' = a x + b y + c, y' = d x + e y + f; each float32 [batch]."""
   a, b, c, d, e, f = (tf.convert_to_tensor(value, tf.float32) for value in (a, b, c, d, e, f))

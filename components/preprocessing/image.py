@@ -30,6 +30,7 @@ __all__ = [
   "global_contrast_normalize",
   "local_contrast_normalize",
   "pack_uint8",
+  "pixel_features",
   "placement",
   "standardize",
   "unpack_uint8",
@@ -214,6 +215,20 @@ def channel_statistics(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   mean_of_squares = tft.mean(image_mean(values * values), reduce_instance_dims=False)
   variance = tf.maximum(mean_of_squares - mean * mean, MIN_STDDEV**2)
   return tf.cast(mean, tf.float32), tf.cast(tf.sqrt(variance), tf.float32)
+
+
+def pixel_features(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+  """What the Transform stage keeps of pictures: their packed pixels, and the channels' statistics as columns.
+
+  Args:
+    pixels: uint8 [batch, height, width, channels], the same size throughout.
+
+  Returns:
+    pixels string [batch]; channel_mean and channel_stddev float32 [batch, channels], see `channel_statistics`.
+  """
+  mean, stddev = channel_statistics(pixels)
+  rows = tf.ones_like(pixels[:, 0, 0, :], tf.float32)
+  return {"pixels": pack_uint8(pixels), "channel_mean": rows * mean, "channel_stddev": rows * stddev}
 
 
 def pack_uint8(images: tf.Tensor) -> tf.Tensor:

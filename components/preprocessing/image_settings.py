@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from components.config import Positive, Section
+from components.config import Positive, RunConfig, Section
 
 # Sides that are chosen for a network of several strides are multiples of this, so that few strides leave a rest.
 _SIDE_STEP_PX = 8
@@ -87,3 +87,21 @@ def with_sizes(section: Any, height_px: float, width_px: float, channels: int) -
 
 def _side(length_px: float) -> int:
   return max(_SIDE_STEP_PX, round(length_px / _SIDE_STEP_PX) * _SIDE_STEP_PX)
+
+
+def pixel_inputs(config: RunConfig, outputs: Any) -> dict[str, Any]:
+  """Pixels at the model's own scale, for clients that decode and scale themselves; see `Task.tensor_inputs`."""
+  import tensorflow as tf
+
+  return {"pixels": tf.TensorSpec([None, *config.preprocessing.shape], tf.float32, name="pixels")}
+
+
+def encode_picture(path: str) -> dict[str, Any]:
+  """The bytes of a picture file, brought to a form that TensorFlow decodes as the reader does; see `Task.encode_input`.
+
+  Raises:
+    ValueError: the file is not a picture that the reader would accept.
+  """
+  from components.example_gen.image import clean_image_file
+
+  return {"image": clean_image_file(path)}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from components.input import parse_raw, split_files
+from components.input import parse_raw, read_records, split_files
 from components.task import Task
 
 
@@ -32,6 +32,15 @@ def raw_examples(task: Task, examples_uri: str, split: str, batch_size: int) -> 
   for batch in dataset.batch(batch_size):
     features = parse_raw(batch, wanted)
     yield batch, {name: value.numpy() for name, value in features.items()}
+
+
+def serialized_batches(examples_uri: str, split: str, batch_size: int) -> Iterable[Any]:
+  """Serialized raw examples of a split, string [batch]; none where it is empty."""
+  try:
+    files = split_files(examples_uri, split)
+  except ValueError:
+    return ()
+  return read_records(files).batch(batch_size)
 
 
 def rows_of(features: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from components.config import Fraction, Positive, RunConfig, Section
 from components.preprocessing.augmentation import AugmentationConfig
-from components.preprocessing.image_settings import ImagePreprocessingConfig
+from components.preprocessing.image_settings import ImagePreprocessingConfig, encode_picture, pixel_inputs
 from components.task import Feature, Task
 
 
@@ -55,7 +55,6 @@ def resolve(config: RunConfig) -> RunConfig:
 
 def preprocess(inputs: dict[str, Any], config: RunConfig) -> dict[str, Any]:
   """Pixels at one scale, class ids, and the statistics of the training pixels."""
-  import tensorflow as tf
   import tensorflow_transform as tft
 
   from components.preprocessing import image as ops
@@ -64,12 +63,8 @@ def preprocess(inputs: dict[str, Any], config: RunConfig) -> dict[str, Any]:
   pixels = ops.decode_and_scale(
     inputs["image"], section.height, section.width, section.channels, section.scaling
   )
-  mean, stddev = ops.channel_statistics(pixels)
-  rows = tf.ones_like(pixels[:, 0, 0, :], tf.float32)
   return {
-    "pixels": ops.pack_uint8(pixels),
-    "channel_mean": rows * mean,
-    "channel_stddev": rows * stddev,
+    **ops.pixel_features(pixels),
     "label": tft.compute_and_apply_vocabulary(inputs["label"], vocab_filename="label"),
   }
 
@@ -164,13 +159,6 @@ def predict(model: Any, inputs: Any, features: Any, config: RunConfig, outputs: 
   }
 
 
-def tensor_inputs(config: RunConfig, outputs: Any) -> dict[str, Any]:
-  """Pixels at the model's own scale, for clients that decode and scale themselves."""
-  import tensorflow as tf
-
-  return {"pixels": tf.TensorSpec([None, *config.preprocessing.shape], tf.float32, name="pixels")}
-
-
 def signatures(model: Any, to_inputs: Any, config: RunConfig, outputs: Any) -> dict[str, Any]:
   """The class ids of labels, for the Evaluator."""
   from components.export import labels_signature
@@ -183,17 +171,6 @@ def eval_config(config: RunConfig) -> Any:
   from components.evaluation import classification_eval_config
 
   return classification_eval_config(config.evaluation, label_key="label", prediction_key="probabilities")
-
-
-def encode_input(path: str) -> dict[str, Any]:
-  """The bytes of a picture file, brought to a form that TensorFlow decodes as the reader does.
-
-  Raises:
-    ValueError: the file is not a picture that the reader would accept.
-  """
-  from components.example_gen.image import clean_image_file
-
-  return {"image": clean_image_file(path)}
 
 
 def decode_output(outputs: dict[str, Any]) -> dict[str, Any]:
@@ -231,10 +208,10 @@ TASK = Task(
   training_metrics=training_metrics,
   quality_metric="accuracy",
   predict=predict,
-  tensor_inputs=tensor_inputs,
+  tensor_inputs=pixel_inputs,
   signatures=signatures,
   eval_config=eval_config,
-  encode_input=encode_input,
+  encode_input=encode_picture,
   decode_output=decode_output,
   render=render,
   augment_example=augment_example,

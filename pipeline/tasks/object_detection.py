@@ -10,7 +10,7 @@ from pydantic import Field
 from components.config import DataConfig, Fraction, Positive, RunConfig, Section
 from components.picture_labels import BOXES, IMAGE
 from components.preprocessing.dense_augmentation import DenseAugmentationConfig
-from components.preprocessing.image_settings import ImagePreprocessingConfig
+from components.preprocessing.image_settings import ImagePreprocessingConfig, encode_picture, pixel_inputs
 from components.task import Task
 
 
@@ -178,29 +178,11 @@ def signatures(model: Any, to_inputs: Any, config: RunConfig, outputs: Any) -> d
   return detection.signatures(model, to_inputs, config, outputs)
 
 
-def tensor_inputs(config: RunConfig, outputs: Any) -> dict[str, Any]:
-  """Pixels at the model's own scale, for clients that decode and scale themselves."""
-  import tensorflow as tf
-
-  return {"pixels": tf.TensorSpec([None, *config.preprocessing.shape], tf.float32, name="pixels")}
-
-
 def eval_config(config: RunConfig) -> Any:
   """COCO's average precisions and recalls; slices; thresholds."""
   from components.evaluation import detection_eval_config
 
   return detection_eval_config(config.evaluation)
-
-
-def encode_input(path: str) -> dict[str, Any]:
-  """The bytes of a picture file, brought to a form that TensorFlow decodes as the reader does.
-
-  Raises:
-    ValueError: the file is not a picture that the reader would accept.
-  """
-  from components.example_gen.image import clean_image_file
-
-  return {"image": clean_image_file(path)}
 
 
 def decode_output(outputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,9 +261,9 @@ TASK = Task(
   feature_layers=feature_layers,
   predict=predict,
   signatures=signatures,
-  tensor_inputs=tensor_inputs,
+  tensor_inputs=pixel_inputs,
   eval_config=eval_config,
-  encode_input=encode_input,
+  encode_input=encode_picture,
   decode_output=decode_output,
   render=render,
   draw_target=draw_target,

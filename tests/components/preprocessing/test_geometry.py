@@ -173,7 +173,7 @@ def test_boxes_are_cut_off_at_the_window_and_taken_out_below_the_least_share():
       NO_BOX,
     ]
   ]
-  stay = geometry.identity(1)
+  stay = tf.eye(3, batch_shape=[1])
   # Left of them: 1/2, 1/3, 1/4, nothing, nothing (of no area), padding.
   half, third = [0, 0, 10, 10, 0], [0, 0, 5, 10, 1]
   quarter = [35, 25, 40, 30, 2]
