@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,8 +77,6 @@ def predict_in_bulk(
   inputs = list_inputs(task, inputs)
   if save_dir:
     make_folder(save_dir)
-  # Beam warns of what it cannot measure of a worker's memory.
-  logging.getLogger().setLevel(logging.ERROR)
   options = PipelineOptions(beam_arguments(BeamConfig(num_workers=num_workers)))
   with tempfile.TemporaryDirectory(prefix="deepline-bulk-") as folder:
     with beam.Pipeline(options=options) as pipeline:

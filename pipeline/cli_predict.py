@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from typing import Annotated, Any
@@ -74,6 +75,8 @@ def predict(
     if bulk:
       from pipeline.bulk_prediction import predict_in_bulk
 
+      # Beam warns of what it cannot measure of a worker's memory.
+      logging.getLogger().setLevel(logging.ERROR)
       folder = model_dir or os.path.join("runs", task.name, "serving", task.name)
       answers = predict_in_bulk(task, asked, folder, num_workers, save)
     else:

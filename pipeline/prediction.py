@@ -53,7 +53,7 @@ def list_inputs(task: Task, inputs: Sequence[str]) -> list[str]:
   """The inputs, with the files in it in the place of each folder, sorted by name; texts are taken as they are.
 
   Raises:
-    ServingError: a folder holds nothing.
+    ServingError: a folder holds nothing, or cannot be read.
   """
   if task.raw_features.keys() == {"text"}:
     return list(inputs)
@@ -62,7 +62,11 @@ def list_inputs(task: Task, inputs: Sequence[str]) -> list[str]:
     if not os.path.isdir(path):
       found.append(path)
       continue
-    names = [os.path.join(path, entry.name) for entry in FolderSource(path).entries() if not entry.problem]
+    try:
+      # What cannot be read is among them: its answer says why.
+      names = [os.path.join(path, entry.name) for entry in FolderSource(path).entries()]
+    except ValueError as error:
+      raise ServingError(str(error)) from error
     if not names:
       raise ServingError(f"{path}: the folder holds no file")
     found += names

@@ -1,21 +1,22 @@
 """Boxes on their way through tf.Transform, through non-maximum suppression and back, and the exported signatures."""
 
 import io
-import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.detection import detect, parse, predict
+from components.detection import parse, predict
 from components.example_gen.executor import to_example
 from components.export import export_model
 from components.input import parse_raw
-from components.picture_labels import BOXES
+from components.metrics.coco import CocoAccumulator
+from components.metrics.detection import OUTPUTS, picture_record
 from components.task import TransformOutputs
 from components.transform import preprocessing_fn
 from pipeline.tasks.object_detection import TASK
+from trainers.models.fcos import locations
 
 MODES = ("pad", "stretch", "crop")
 HEIGHT, WIDTH = 32, 48
@@ -28,19 +29,10 @@ PICTURES = [
 ]
 
 
-def config_of(scaling="pad", **sections):
+def config_of(scaling="pad"):
+  size = {"height": HEIGHT, "width": WIDTH, "channels": 3}
   return TASK.config_class(
-    **{
-      "preprocessing": {
-        "height": HEIGHT,
-        "width": WIDTH,
-        "channels": 3,
-        "scaling": scaling,
-        "max_boxes": 3,
-      },
-      "model": {"strides": [2, 4]},
-      **sections,
-    }
+    preprocessing={**size, "scaling": scaling, "max_boxes": 3}, model={"strides": [2, 4]}
   )
 
 
@@ -60,8 +52,8 @@ def serialized(*pictures):
   return tf.constant([to_example(row_of(*picture)).SerializeToString() for picture in pictures])
 
 
-def run_transform(config, folder):
-  """A real run of tf.Transform on `PICTURES`: (TransformOutputs, the materialised examples, parsed)."""
+def run_transform(config, folder, is_materialised):
+  """A real run of tf.Transform on `PICTURES`: (TransformOutputs, the transformed features, from files or not)."""
   import apache_beam as beam
   import tensorflow_transform as tft
   import tensorflow_transform.beam as tft_beam
@@ -79,22 +71,28 @@ def run_transform(config, folder):
   with tft_beam.Context(temp_dir=str(folder / "temp")), beam.Pipeline(runner=FnApiRunner()) as pipeline:
     records = [record.numpy() for record in serialized(*PICTURES)]
     data = pipeline | beam.Create(records, reshuffle=False) | source.BeamSource()
-    (transformed, metadata), function = (
-      data,
-      source.TensorAdapterConfig(),
-    ) | tft_beam.AnalyzeAndTransformDataset(
-      lambda inputs: preprocessing_fn(inputs, custom), output_record_batches=True
-    )
+    rows = (data, source.TensorAdapterConfig())
+    function = rows | tft_beam.AnalyzeDataset(lambda inputs: preprocessing_fn(inputs, custom))
     function | tft_beam.WriteTransformFn(graph)
     raw_metadata = dataset_metadata.DatasetMetadata(schema)
     raw_metadata | tft_beam.WriteMetadata(f"{graph}/{tft.TFTransformOutput.RAW_METADATA_DIR}", pipeline)
-    coder = RecordBatchToExamplesEncoder(metadata.schema)
-    encoded = transformed | beam.FlatMapTuple(lambda batch, _: coder.encode(batch))
-    encoded | beam.io.WriteToTFRecord(examples, num_shards=1)
+    if is_materialised:
+      transformed, metadata = (rows, function) | tft_beam.TransformDataset(output_record_batches=True)
+      coder = RecordBatchToExamplesEncoder(metadata.schema)
+      encoded = transformed | beam.FlatMapTuple(lambda batch, _: coder.encode(batch))
+      encoded | beam.io.WriteToTFRecord(examples, num_shards=1)
   outputs = TransformOutputs(graph)
+  if not is_materialised:
+    return outputs, graph_features(outputs)
   files = [str(path) for path in folder.glob("examples*")]
   batch = tf.stack(list(tf.data.TFRecordDataset(files)))
   return outputs, tf.io.parse_example(batch, outputs.transformed_feature_spec())
+
+
+def graph_features(outputs):
+  """`PICTURES` transformed in this process, without the detour by files."""
+  raw = parse_raw(serialized(*PICTURES), {**TASK.raw_features, **TASK.labels})
+  return outputs.transform(outputs.features_layer(), raw)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +103,7 @@ def transformed(tmp_path_factory):
   def run(scaling):
     if scaling not in found:
       config = config_of(scaling)
-      found[scaling] = (config, *run_transform(config, tmp_path_factory.mktemp(scaling)))
+      found[scaling] = (config, *run_transform(config, tmp_path_factory.mktemp(scaling), scaling == "pad"))
     return found[scaling]
 
   return run
@@ -134,12 +132,10 @@ def test_boxes_come_to_the_models_scale_without_crowds(transformed, scaling):
   np.testing.assert_array_equal(features["size"], [(32, 48), (32, 96), (30, 20), (32, 48)])
 
 
-@pytest.mark.parametrize("scaling", MODES)
-def test_the_graph_gives_what_was_materialised(transformed, scaling):
-  """The report transforms raw batches without the detour by files."""
-  config, outputs, features = transformed(scaling)
-  raw = parse_raw(serialized(*PICTURES), {**TASK.raw_features, **TASK.labels})
-  pixels, targets = parse(outputs.transform(outputs.features_layer(), raw), config, outputs)
+def test_the_graph_gives_what_was_materialised(transformed):
+  """The report transforms raw batches so: boxes and classes have to belong together there, too."""
+  config, outputs, features = transformed("pad")
+  pixels, targets = parse(graph_features(outputs), config, outputs)
   expected_pixels, expected = parse(features, config, outputs)
   np.testing.assert_array_equal(pixels, expected_pixels)
   np.testing.assert_array_equal(targets, expected)
@@ -155,13 +151,7 @@ def test_pictures_without_labels_are_transformed_in_serving(transformed):
 
 def outputs_for(pictures, num_classes, config):
   """What a model says, float32 [batch, locations, classes + 5], that sees [(box, class id, logit)] of each picture."""
-  points = np.concatenate(
-    [
-      np.stack([(np.array([x, y]) + 0.5) * stride for y in range(HEIGHT // stride) for x in range(WIDTH // stride)])
-      for stride in config.model.strides
-    ]
-  )
-  scales = np.repeat(config.model.strides, [(HEIGHT // s) * (WIDTH // s) for s in config.model.strides])
+  points, scales = locations(HEIGHT, WIDTH, config.model.strides)
   found = np.full((len(pictures), len(points), num_classes + 5), -20.0)
   found[..., -1] = 30
   for picture, objects in zip(found, pictures, strict=True):
@@ -199,7 +189,7 @@ def placed(size, scaling):
   return moves, seen
 
 
-SIZES = [(31, 57), (200, 33), (77, 640), (32, 48), (5, 3), (33, 1001)]
+SIZES = [(31, 57), (200, 33), (77, 640), (32, 48), (5, 3), (33, 401)]
 
 
 @pytest.mark.parametrize("scaling", MODES)
@@ -210,7 +200,12 @@ def test_boxes_come_back_in_pixels_of_the_pictures(transformed, scaling):
     ((a, b), (c, d)), ((left, right), (top, bottom)) = placed(size, scaling)
     shares = [(0.1, 0.2, 0.8, 0.9), (0, 0, 1, 1)]
     boxes = [
-      (left + x0 * (right - left), top + y0 * (bottom - top), left + x1 * (right - left), top + y1 * (bottom - top))
+      (
+        left + x0 * (right - left),
+        top + y0 * (bottom - top),
+        left + x1 * (right - left),
+        top + y1 * (bottom - top),
+      )
       for x0, y0, x1, y1 in shares
     ]
     expected.append(boxes)
@@ -237,39 +232,61 @@ def test_pixels_of_the_models_size_are_answered_in_its_own_pixels(transformed):
   assert not found["boxes"][0, 1:].numpy().any()
 
 
-def detected(objects, num_classes=2, **settings):
-  config = config_of(detection=settings)
-  found = detect(tf.constant(outputs_for([objects], num_classes, config)), config)
-  count = int(found["num_detections"][0])
-  return {name: value.numpy()[0, :count] for name, value in found.items() if name != "num_detections"}
+@pytest.fixture(scope="module")
+def served(transformed, tmp_path_factory):
+  """The export of a model that finds what is in the first two of `PICTURES`, whatever it is asked."""
+  config, outputs, _ = transformed("pad")
+  first = [((10, 2, 30, 30), 1, 2.0), ((4, 6, 20, 16), 0, 1.0)]
+  second = [((10, 10, 30, 20), 0, 2.0)]
+  model = model_of(outputs_for([first, second], 2, config))
+  directory = str(tmp_path_factory.mktemp("export") / "1")
+  export_model(TASK, config, model, outputs, directory)
+  return tf.saved_model.load(directory).signatures
 
 
-# Intersection over union 30 / 40.
-LEFT, RIGHT = (4, 4, 24, 24), (4, 4, 24, 19)
+def test_the_evaluator_sees_what_is_found_beside_what_is_there(served):
+  unknown = ((96, 32), [("zebra", (0, 0, 20, 10), 0), ("cat", (20, 4, 60, 24), 0), ("bird", (1, 2, 3, 4), 1)])
+  found = served["evaluate_examples"](examples=serialized(PICTURES[0], unknown))
+  found = {name: value.numpy() for name, value in found.items()}
+  assert set(found) == set(OUTPUTS)
+  np.testing.assert_array_equal(found["num_true"], [2, 3])
+  expected = np.zeros((2, 3, 4))
+  expected[0, :2] = [(4, 6, 20, 16), (10, 2, 30, 30)]
+  expected[1] = [(0, 0, 20, 10), (20, 4, 60, 24), (1, 2, 3, 4)]
+  np.testing.assert_array_equal(found["true_boxes"], expected)
+  np.testing.assert_array_equal(found["true_class_ids"][0, :2], [0, 1])
+  np.testing.assert_array_equal(found["true_class_ids"][1], [-1, 0, -1])
+  np.testing.assert_array_equal(found["true_is_crowd"], [[0, 0, 0], [0, 0, 1]])
+  np.testing.assert_array_equal(found["true_areas"], [[160, 560, 0], [200, 800, 4]])
+  np.testing.assert_array_equal(found["num_detections"], [2, 1])
+  np.testing.assert_allclose(found["boxes"][0, :2], [(10, 2, 30, 30), (4, 6, 20, 16)], atol=1e-3)
+  np.testing.assert_allclose(found["boxes"][1, 0], (20, 4, 60, 24), atol=1e-3)
+  figures = CocoAccumulator()
+  for place in range(2):
+    figures.add(place, picture_record({name: value[place] for name, value in found.items()}))
+  assert figures.figures(["cat", "dog"])["mean_average_precision"] == pytest.approx(1.0)
 
 
-def test_of_boxes_of_one_class_that_overlap_the_better_one_stays():
-  found = detected([(LEFT, 0, 1.0), (RIGHT, 0, 2.0)])
-  np.testing.assert_allclose(found["boxes"], [RIGHT], atol=1e-3)
-  found = detected([(LEFT, 0, 1.0), (RIGHT, 0, 2.0)], iou_threshold=0.8)
-  np.testing.assert_allclose(found["boxes"], [RIGHT, LEFT], atol=1e-3)
-  found = detected([(LEFT, 0, 1.0), (RIGHT, 1, 2.0)])
-  np.testing.assert_allclose(found["boxes"], [RIGHT, LEFT], atol=1e-3)
-  assert found["class_ids"].tolist() == [1, 0]
+def test_a_pictures_id_is_that_of_its_bytes(served):
+  one, other = served["evaluate_examples"](examples=serialized(*PICTURES[:2]))["example_id"].numpy()
+  again = served["evaluate_examples"](examples=serialized(PICTURES[1], PICTURES[0]))["example_id"].numpy()
+  assert again.tolist() == [other, one] and one != other and min(one, other) >= 0
 
 
-def test_the_best_come_first_and_no_more_than_are_wanted():
-  objects = [((2 + 10 * n, 4, 10 + 10 * n, 12), n % 2, logit) for n, logit in enumerate((0.0, 3.0, -1.0, 1.0))]
-  scores = np.sqrt(1 / (1 + np.exp(-np.array([3.0, 1.0, 0.0, -1.0]))))
-  found = detected(objects)
-  np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
-  assert found["class_ids"].tolist() == [1, 1, 0, 0]
-  assert detected(objects, max_detections=2)["scores"] == pytest.approx(scores[:2], abs=1e-5)
-  # The third one's score is 0.7071.
-  assert detected(objects, score_threshold=0.71)["scores"] == pytest.approx(scores[:2], abs=1e-5)
-  assert len(detected(objects, score_threshold=1.0)["scores"]) == 0
+def test_pictures_without_objects_are_evaluated(served):
+  found = served["evaluate_examples"](examples=serialized(PICTURES[2]))
+  assert found["num_true"].numpy().tolist() == [0] and found["true_boxes"].shape == (1, 0, 4)
 
 
-def test_boxes_are_cut_off_at_the_borders():
-  found = detected([((-7, 5, 60, 40), 0, 1.0)])
-  np.testing.assert_allclose(found["boxes"], [(0, 5, 48, 32)], atol=1e-3)
+def test_bytes_examples_and_tensors_are_answered_alike(served):
+  examples = served["serve_examples"](examples=serialized(*PICTURES[:2]))
+  images = tf.constant([row_of(*picture)["image"] for picture in PICTURES[:2]])
+  by_bytes = served["serving_default"](image=images)
+  pixels = served["serve_tensors"](pixels=tf.zeros([2, HEIGHT, WIDTH, 3]))
+  for name, values in by_bytes.items():
+    np.testing.assert_array_equal(values, examples[name])
+    if name != "boxes":
+      np.testing.assert_array_equal(values, pixels[name])
+  # The second picture is twice as wide as the model's.
+  np.testing.assert_allclose(by_bytes["boxes"][1, 0], (20, 4, 60, 24), atol=1e-3)
+  np.testing.assert_allclose(pixels["boxes"][1, 0], (10, 10, 30, 20), atol=1e-3)

@@ -1,4 +1,4 @@
-"""How far boxes are from the truth, in hand-made cases; pictures of them; COCO's results as COCO's own tool reads them."""
+"""How far boxes are from the truth; pictures of them; COCO's results as COCO's own tool reads them."""
 
 import io
 import json
@@ -45,7 +45,12 @@ BOTH = truth(("cat", CAT, 0), ("dog", DOG, 0))
 CASES = {
   "all right": (BOTH, answer((0, CAT, 0.9), (1, DOG, 0.8)), 1.0, "2 of 2 found"),
   "one is missed": (BOTH, answer((0, CAT, 0.9)), 2 / 3, "1 of 2 found; missed: 1 dog"),
-  "of another class": (BOTH, answer((0, CAT, 0.9), (0, DOG, 0.8)), 0.5, "1 of 2 found; missed: 1 dog; wrong: 1 cat"),
+  "of another class": (
+    BOTH,
+    answer((0, CAT, 0.9), (0, DOG, 0.8)),
+    0.5,
+    "1 of 2 found; missed: 1 dog; wrong: 1 cat",
+  ),
   # The overlap is 40 / 100, then 60 / 100.
   "too far off": (
     truth(("cat", CAT, 0)),
@@ -54,9 +59,24 @@ CASES = {
     "0 of 1 found; missed: 1 cat; wrong: 1 cat",
   ),
   "near enough": (truth(("cat", CAT, 0)), answer((0, (0, 0, 10, 6), 0.9)), 1.0, "1 of 1 found"),
-  "found twice": (truth(("cat", CAT, 0)), answer((0, CAT, 0.9), (0, CAT, 0.8)), 2 / 3, "1 of 1 found; wrong: 1 cat"),
-  "not certain enough to be shown": (truth(("cat", CAT, 0)), answer((0, CAT, 0.39)), 0.0, "0 of 1 found; missed: 1 cat"),
-  "a crowd that nothing found": (truth(("dog", DOG, 1), ("cat", CAT, 0)), answer((0, CAT, 0.9)), 1.0, "1 of 1 found"),
+  "found twice": (
+    truth(("cat", CAT, 0)),
+    answer((0, CAT, 0.9), (0, CAT, 0.8)),
+    2 / 3,
+    "1 of 1 found; wrong: 1 cat",
+  ),
+  "not certain enough to be shown": (
+    truth(("cat", CAT, 0)),
+    answer((0, CAT, 0.39)),
+    0.0,
+    "0 of 1 found; missed: 1 cat",
+  ),
+  "a crowd that nothing found": (
+    truth(("dog", DOG, 1), ("cat", CAT, 0)),
+    answer((0, CAT, 0.9)),
+    1.0,
+    "1 of 1 found",
+  ),
   "a crowd, found twice": (
     truth(("dog", DOG, 1), ("cat", CAT, 0)),
     answer((1, (20, 20, 30, 30), 0.9), (1, (25, 25, 35, 35), 0.9)),
@@ -64,7 +84,12 @@ CASES = {
     "0 of 1 found; missed: 1 cat",
   ),
   "only a crowd": (truth(("dog", DOG, 1)), answer((1, DOG, 0.9)), 1.0, "0 of 0 found"),
-  "a class that the model does not know": (truth(("emu", CAT, 0)), answer(), 0.0, "0 of 1 found; missed: 1 emu"),
+  "a class that the model does not know": (
+    truth(("emu", CAT, 0)),
+    answer(),
+    0.0,
+    "0 of 1 found; missed: 1 emu",
+  ),
   "nothing there and nothing found": (truth(), answer(), 1.0, "0 of 0 found"),
   "nothing there": (
     truth(),
@@ -139,7 +164,11 @@ def decoded(*labels):
 
 
 def test_results_are_read_by_pycocotools(tmp_path):
-  answers = [("a/000000000139.jpg", decoded("dog", "cat")), ("a/7.png", decoded()), ("a/9.png", decoded("cat"))]
+  answers = [
+    ("a/000000000139.jpg", decoded("dog", "cat")),
+    ("a/7.png", decoded()),
+    ("a/9.png", decoded("cat")),
+  ]
   path = tmp_path / "coco_results.json"
   path.write_bytes(coco_results(answers))
   true = COCO()

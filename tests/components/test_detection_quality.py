@@ -1,4 +1,4 @@
-"""Mean average precision of raw outputs against the same pictures matched and added up by hand."""
+"""Boxes drawn from raw outputs; their mean average precision against the same pictures matched by hand."""
 
 import numpy as np
 import pytest
@@ -27,18 +27,31 @@ def true_boxes(rng, num_pictures):
   return targets
 
 
-def outputs_of(targets, rng=None):
-  """What a model says that sees these boxes; with `rng` a little beside them, in all degrees of certainty."""
-  outputs = np.full((len(targets), len(POINTS), NUM_CLASSES + 5), -20, np.float32)
+def outputs_of(pictures):
+  """What a model says that sees these [(box, class id, logit)], float32 [pictures, locations, classes + 5]."""
+  outputs = np.full((len(pictures), len(POINTS), NUM_CLASSES + 5), -20.0)
   outputs[..., -1] = 30
-  for picture, rows in zip(outputs, targets, strict=True):
-    for *box, class_id in rows[rows[:, 4] >= 0]:
-      box = np.array(box) + (rng.normal(0, 0.8, 4) if rng else 0)
-      place = np.argmin(np.abs(POINTS - (box[:2] + box[2:]) / 2).sum(axis=1))
-      distances = np.concatenate([POINTS[place] - box[:2], box[2:] - POINTS[place]]) / SCALES[place]
-      picture[place, NUM_CLASSES:-1] = np.log(np.expm1(distances))
-      picture[place, int(class_id)] = rng.normal() if rng else 10
-  return outputs
+  for picture, objects in zip(outputs, pictures, strict=True):
+    taken = set()
+    for box, class_id, logit in objects:
+      nearness = np.minimum(POINTS - box[:2], box[2:] - POINTS).min(axis=1)
+      place = next(n for n in np.argsort(-nearness) if n not in taken)
+      taken.add(place)
+      distances = np.concatenate([POINTS[place] - box[:2], box[2:] - POINTS[place]])
+      picture[place, NUM_CLASSES:-1] = np.log(np.expm1(distances / SCALES[place]))
+      picture[place, class_id] = logit
+  return outputs.astype(np.float32)
+
+
+def objects_of(targets, rng=None):
+  """The boxes of targets as `outputs_of` takes them; with `rng` a little beside them, in all degrees of certainty."""
+  return [
+    [
+      (row[:4] + (rng.normal(0, 0.8, 4) if rng else 0), int(row[4]), rng.normal() if rng else 10.0)
+      for row in rows[rows[:, 4] >= 0]
+    ]
+    for rows in targets
+  ]
 
 
 def measured(batches):
@@ -51,15 +64,15 @@ def measured(batches):
 def test_what_is_found_where_it_is_has_precision_1():
   targets = true_boxes(np.random.default_rng(1), 8)
   assert (targets[..., 4] >= 0).sum() > 4
-  assert measured([(targets, outputs_of(targets))]) == pytest.approx(1.0, abs=1e-9)
-  nothing = np.full_like(outputs_of(targets), -20)
+  assert measured([(targets, outputs_of(objects_of(targets)))]) == pytest.approx(1.0, abs=1e-9)
+  nothing = np.full_like(outputs_of(objects_of(targets)), -20)
   assert measured([(targets, nothing)]) == 0.0
 
 
 def test_it_is_the_figure_of_the_same_detections_matched_by_hand():
   rng = np.random.default_rng(2)
   batches = [true_boxes(rng, count) for count in (5, 7, 4)]
-  batches = [(targets, outputs_of(targets, rng)) for targets in batches]
+  batches = [(targets, outputs_of(objects_of(targets, rng))) for targets in batches]
   accumulator = CocoAccumulator()
   for number, (targets, outputs) in enumerate(batches):
     found = {name: value.numpy() for name, value in detect(outputs, CONFIG).items()}
@@ -82,10 +95,51 @@ def test_it_is_the_figure_of_the_same_detections_matched_by_hand():
 
 def test_pictures_without_objects_are_no_error():
   targets = np.tile(np.float32([0, 0, 0, 0, -1]), (2, MAX_BOXES, 1))
-  assert measured([(targets, outputs_of(targets))]) == 0.0
+  assert measured([(targets, outputs_of(objects_of(targets)))]) == 0.0
   assert MeanAveragePrecision(CONFIG).result() == 0.0
 
 
 def test_the_task_measures_compressed_models_by_it():
   (metric,) = TASK.quality_metrics(CONFIG, None)
   assert isinstance(metric, MeanAveragePrecision) and metric.name == TASK.quality_metric
+
+
+def detected(objects, **settings):
+  """What is found in one picture, without padding."""
+  config = CONFIG.model_copy(update={"detection": CONFIG.detection.model_copy(update=settings)})
+  found = detect(outputs_of([objects]), config)
+  count = int(found["num_detections"][0])
+  return {name: value.numpy()[0, :count] for name, value in found.items() if name != "num_detections"}
+
+
+# Intersection over union 30 / 40.
+LEFT, RIGHT = (4, 4, 24, 24), (4, 4, 24, 19)
+
+
+def test_of_boxes_of_one_class_that_overlap_the_better_one_stays():
+  found = detected([(LEFT, 0, 1.0), (RIGHT, 0, 2.0)])
+  np.testing.assert_allclose(found["boxes"], [RIGHT], atol=1e-3)
+  found = detected([(LEFT, 0, 1.0), (RIGHT, 0, 2.0)], iou_threshold=0.8)
+  np.testing.assert_allclose(found["boxes"], [RIGHT, LEFT], atol=1e-3)
+  found = detected([(LEFT, 0, 1.0), (RIGHT, 1, 2.0)])
+  np.testing.assert_allclose(found["boxes"], [RIGHT, LEFT], atol=1e-3)
+  assert found["class_ids"].tolist() == [1, 0]
+
+
+def test_the_best_come_first_and_no_more_than_are_wanted():
+  objects = [
+    ((2 + 10 * n, 4, 10 + 10 * n, 12), n % 2, logit) for n, logit in enumerate((0.0, 3.0, -1.0, 1.0))
+  ]
+  scores = np.sqrt(1 / (1 + np.exp(-np.array([3.0, 1.0, 0.0, -1.0]))))
+  found = detected(objects)
+  np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
+  assert found["class_ids"].tolist() == [1, 1, 0, 0]
+  assert detected(objects, max_detections=2)["scores"] == pytest.approx(scores[:2], abs=1e-5)
+  # The third one's score is 0.7071.
+  assert detected(objects, score_threshold=0.71)["scores"] == pytest.approx(scores[:2], abs=1e-5)
+  assert len(detected(objects, score_threshold=1.0)["scores"]) == 0
+
+
+def test_boxes_are_cut_off_at_the_borders():
+  found = detected([((-7, 5, 60, 40), 0, 1.0)])
+  np.testing.assert_allclose(found["boxes"], [(0, 5, 48, 32)], atol=1e-3)

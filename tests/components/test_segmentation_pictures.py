@@ -53,7 +53,7 @@ def test_an_answer_without_what_fills_the_batch_up():
 
 def test_a_mask_file_holds_the_class_ids():
   with Image.open(io.BytesIO(mask_file(answer()))) as picture:
-    assert (picture.format, picture.mode, picture.size) == ("PNG", "P", (4, 3))
+    assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (4, 3))
     np.testing.assert_array_equal(np.asarray(picture), MASK)
 
 
@@ -88,8 +88,18 @@ CASES = {
   # Classes that neither has do not count: background 0 of 12, cat 0 of 12.
   "all wrong": (np.zeros((3, 4)), np.ones((3, 4)), 0.0, "mean IoU 0.00: background 0.00, cat 0.00"),
   # What is of no class counts for nothing: cat 3 of 3.
-  "void": (np.where(MASK == 2, 255, MASK), np.where(MASK == 2, 1, MASK), 1.0, "mean IoU 1.00: background 1.00, cat 1.00"),
-  "void of another id than 255": (np.where(MASK == 2, 9, MASK), MASK, 1.0, "mean IoU 1.00: background 1.00, cat 1.00"),
+  "void": (
+    np.where(MASK == 2, 255, MASK),
+    np.where(MASK == 2, 1, MASK),
+    1.0,
+    "mean IoU 1.00: background 1.00, cat 1.00",
+  ),
+  "void of another id than 255": (
+    np.where(MASK == 2, 9, MASK),
+    MASK,
+    1.0,
+    "mean IoU 1.00: background 1.00, cat 1.00",
+  ),
   "nothing but void": (np.full((3, 4), 255), MASK, 1.0, "no pixel has a class"),
 }
 
