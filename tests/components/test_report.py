@@ -237,8 +237,9 @@ def test_examples_alone_make_a_page(inputs, tmp_path):
   assert "○ Not evaluated" in "".join(page.text)
 
 
-def render_text(features, output):
-  return f"{features['text'].decode()} → {output['translation']}" if output else features["text"].decode()
+def render_text(features, outputs):
+  text = features["text"].decode()
+  return f"{text} → {outputs['translation'].decode()}" if outputs else text
 
 
 def decode_text(outputs):
