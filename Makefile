@@ -23,7 +23,7 @@ run: setup  ## image classification on the sample, end to end
 	.venv/bin/deepline run image_classification
 
 test: setup  ## all tests
-	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## ruff's checks
 	.venv/bin/ruff check .

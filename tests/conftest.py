@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 
 def pytest_configure(config):
@@ -11,15 +12,20 @@ def pytest_configure(config):
   sys.argv[1:] = []
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-  """With several workers: the tests of a file stay together, those of a parametrized module by its parameter, and the
-  slow ones come first, so that none of them is left to a single worker at the end.
-  """
-  for item in items:
-    name = item.nodeid.partition("::")[0]
-    callspec = getattr(item, "callspec", None)
-    # What a fixture of a whole module was made for is shared by the tests that use it.
-    shared = [str(callspec.params[key]) for key in ("finished",) if callspec and key in callspec.params]
-    item.add_marker(pytest.mark.xdist_group("-".join([name, *shared])))
+  """The slow ones come first: none of them is left to a single worker at the end."""
   items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+class _ByFile(LoadScopeScheduling):
+  """The tests of a file stay together, those of the contract by their task: each has a run of its own."""
+
+  def _split_scope(self, nodeid):
+    path, _, name = nodeid.partition("::")
+    return path + name[name.find("[") :] if path.endswith("test_contract.py") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """Called where there are several workers."""
+  return _ByFile(config, log)
