@@ -92,12 +92,12 @@ class Measurement:
   def tflite(
     self, name: str, config: RunConfig, model: keras.Model, content: bytes, seconds: float
   ) -> dict[str, Any]:
-    """Row of a TFLite file made from `model`'s network, with the keys of `saved_model`; one thread.
+    """Row of a TFLite file made from `model`'s network, with the keys of `saved_model`; a thread for each CPU.
 
     Parameters and zeros are those stored in the file: batch normalization may be folded into kernels, and
     rounding to int8 makes zeros of its own.
     """
-    runner = TFLiteRunner(content, num_threads=1)
+    runner = TFLiteRunner(content, num_threads=os.cpu_count() or 1)
     sizes = {**content_bytes(content), "sparsity": tflite_layer_sparsity(content, model)}
     counts = array_counts(list(tflite_weights(content).values()))
     return self._row(name, "tflite", config, counts, sizes, runner, self.quality(config, runner), seconds)

@@ -67,7 +67,7 @@ def build_deeplab(
     branches.append(convolution_block(pyramid_width, 3, f"pyramid_rate{rate}", rate, separable=True)(deep))
   whole = layers.GlobalAveragePooling2D(keepdims=True, name="pyramid_pool")(deep)
   whole = convolution_block(pyramid_width, 1, "pyramid_whole")(whole)
-  branches.append(layers.UpSampling2D(deep.shape[1:3], name="pyramid_spread")(whole))
+  branches.append(keras.ops.image.resize(whole, deep.shape[1:3], interpolation="nearest"))
   x = layers.Concatenate(name="pyramid_join")(branches)
   x = convolution_block(pyramid_width, 1, "pyramid")(x)
 

@@ -73,7 +73,9 @@ def build_fcos(
     box_features = box_tower(level, stride)
     maps = [classify(class_tower(level, stride)), measure(box_features), centre(box_features)]
     joined = layers.Concatenate(name=f"head_{stride}")(maps)
-    outputs.append(layers.Reshape((-1, num_classes + NUM_DISTANCES + 1), name=f"locations_{stride}")(joined))
+    rows, columns, channels = joined.shape[1:]
+    # Only the batch is open: see `trainers.models.pyramid.resized_like`.
+    outputs.append(keras.ops.reshape(joined, (-1, rows * columns, channels)))
   output = layers.Concatenate(axis=1, name="locations")(outputs) if len(outputs) > 1 else outputs[0]
   return keras.Model(inputs, output, name="fcos")
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 from keras import layers
 
 from trainers.models.applications import backbone_features
@@ -90,7 +91,7 @@ def resized_like(x: Any, reference: Any, name: str, interpolation: str = "neares
   Args:
     x: symbolic [batch, rows, columns, channels].
     reference: symbolic [batch, more rows, more columns, channels]; x has its sides over the factor, rounded up.
-    name: of the layer.
+    name: of the layer that cuts off what is too much.
     interpolation: "nearest" or "bilinear".
   """
   rows, columns = reference.shape[1:3]
@@ -99,10 +100,13 @@ def resized_like(x: Any, reference: Any, name: str, interpolation: str = "neares
     2 ** math.ceil(math.log2(side / own)) for side, own in zip((rows, columns), x.shape[1:3], strict=True)
   )
   if factors != (1, 1):
-    x = layers.UpSampling2D(factors, interpolation=interpolation, name=name)(x)
+    # Not keras.layers.UpSampling2D: it reads shapes when it runs, and TFLite's fast kernels take none that are not
+    # known before, here and in all that follows.
+    size = tuple(own * factor for own, factor in zip(x.shape[1:3], factors, strict=True))
+    x = keras.ops.image.resize(x, size, interpolation=interpolation)
   if tuple(x.shape[1:3]) != (rows, columns):
     beyond = ((0, x.shape[1] - rows), (0, x.shape[2] - columns))
-    x = layers.Cropping2D(beyond, name=f"{name}_crop")(x)
+    x = layers.Cropping2D(beyond, name=name)(x)
   return x
 
 
