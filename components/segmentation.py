@@ -50,10 +50,15 @@ def predict(model: Any, inputs: Any, features: Any, config: RunConfig, outputs: 
     class_ids uint8 [batch, rows, columns]: pictures of different sizes are filled up below and on the right with zeros;
     height and width int64 [batch], what of it is the picture; class_names string [batch, classes].
   """
+  return _answer(model, inputs, features, config)[0]
+
+
+def _answer(model: Any, inputs: Any, features: Any, config: RunConfig) -> tuple[dict[str, Any], tf.Tensor]:
+  """What `predict` returns; and probabilities float32 [batch, rows, columns, classes]."""
   logits = tf.cast(model(inputs, training=False), tf.float32)
   sizes = _sizes(features, logits)
   probabilities = tf.nn.softmax(_to_pictures(logits, sizes, config, bool(features)), axis=-1)
-  return {**_masks(probabilities, sizes), "class_names": _names(config, logits)}
+  return {**_masks(probabilities, sizes), "class_names": _names(config, logits)}, probabilities
 
 
 def _masks(probabilities: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -110,11 +115,7 @@ def signatures(
   num_classes = len(config.preprocessing.classes)
 
   def predict_probabilities(image: tf.Tensor) -> dict[str, tf.Tensor]:
-    inputs, features = to_inputs(image=image)
-    logits = tf.cast(model(inputs, training=False), tf.float32)
-    sizes = _sizes(features, logits)
-    probabilities = tf.nn.softmax(_to_pictures(logits, sizes, config, True), axis=-1)
-    found = {**_masks(probabilities, sizes), "class_names": _names(config, logits)}
+    found, probabilities = _answer(model, *to_inputs(image=image), config)
     return {**found, "probabilities": probabilities}
 
   def evaluate_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:

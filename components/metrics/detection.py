@@ -19,10 +19,10 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from tensorflow_model_analysis import constants
 from tensorflow_model_analysis.metrics import metric_types, metric_util
 
 from components.metrics.coco import FIGURES, CocoAccumulator, ImageRecord, match_image
+from components.metrics.shared_pass import shared_pass
 
 _DETECTED = ("boxes", "scores", "class_ids")
 _TRUE = ("true_boxes", "true_class_ids", "true_is_crowd", "true_areas")
@@ -75,27 +75,15 @@ def class_metric_name(class_name: str, name: str = "average_precision") -> str:
 def _from_pictures(
   name: str, figure: str, model_name: str = "", example_weighted: bool = False
 ) -> metric_types.MetricComputations:
-  """One pass over the pictures serves all figures: TFMA drops computations of equal keys."""
+  """One pass over the pictures serves all figures."""
   key = metric_types.MetricKey(name="_coco_figures", model_name=model_name, example_weighted=example_weighted)
-  # Predictions lie below the model's name where there are several models.
-  wanted: dict[str, Any] = {output: {} for output in OUTPUTS}
-  preprocessor = metric_types.StandardMetricInputsPreprocessor(
-    include_filter={constants.PREDICTIONS_KEY: {model_name: wanted} if model_name else wanted},
-    include_default_inputs=False,
-  )
-  shared = metric_types.MetricComputation(
-    keys=[key], preprocessors=[preprocessor], combiner=_CocoCombiner(key)
-  )
-  own = metric_types.MetricKey(name=name, model_name=model_name, example_weighted=example_weighted)
 
-  def result(metrics: Mapping[metric_types.MetricKey, Any]) -> dict[metric_types.MetricKey, float]:
-    values = {name: metrics[key].get(figure)}
-    if figure == "per_class":
-      per_class = metrics[key].get(figure, {})
-      values = {class_metric_name(class_name, name): value for class_name, value in per_class.items()}
-    return {own._replace(name=key_name): value for key_name, value in values.items() if value is not None}
+  def values(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    if figure != "per_class":
+      return {name: figures.get(figure)}
+    return {class_metric_name(label, name): value for label, value in figures.get(figure, {}).items()}
 
-  return [shared, metric_types.DerivedMetricComputation(keys=[own], result=result)]
+  return shared_pass(key, OUTPUTS, _CocoCombiner(key), name, values)
 
 
 @dataclasses.dataclass

@@ -15,8 +15,9 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from tensorflow_model_analysis import constants
 from tensorflow_model_analysis.metrics import metric_types, metric_util
+
+from components.metrics.shared_pass import shared_pass
 
 # What is added up, in float64: log probabilities come as float32, of which a sum over a corpus would lose digits.
 SUMMED_OUTPUTS = (
@@ -100,21 +101,11 @@ def _from_sums(
   key = metric_types.MetricKey(
     name="_language_sums", model_name=model_name, example_weighted=example_weighted
   )
-  # Predictions lie below the model's name where there are several models. The filter keeps tokens of varying number
-  # out of what Beam passes around.
-  wanted: dict[str, Any] = {output: {} for output in SUMMED_OUTPUTS}
-  preprocessor = metric_types.StandardMetricInputsPreprocessor(
-    include_filter={constants.PREDICTIONS_KEY: {model_name: wanted} if model_name else wanted},
-    include_default_inputs=False,
-  )
-  sums = metric_types.MetricComputation(keys=[key], preprocessors=[preprocessor], combiner=_SumsCombiner(key))
-  own = metric_types.MetricKey(name=name, model_name=model_name, example_weighted=example_weighted)
 
-  def result(metrics: Mapping[metric_types.MetricKey, Any]) -> dict[metric_types.MetricKey, float]:
-    value = _FIGURES[figure](metrics[key], **settings)
-    return {} if value is None else {own: value}
+  def values(sums: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _FIGURES[figure](sums, **settings)}
 
-  return [sums, metric_types.DerivedMetricComputation(keys=[own], result=result)]
+  return shared_pass(key, SUMMED_OUTPUTS, _SumsCombiner(key), name, values)
 
 
 def _perplexity(sums: Mapping[str, float]) -> float | None:

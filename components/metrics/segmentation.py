@@ -14,8 +14,9 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from tensorflow_model_analysis import constants
 from tensorflow_model_analysis.metrics import metric_types, metric_util
+
+from components.metrics.shared_pass import shared_pass
 
 OUTPUTS = ("confusion", "class_names")
 FIGURES = ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "mean_dice")
@@ -105,29 +106,17 @@ class IouPerClass(metric_types.Metric):
 def _from_confusion(
   name: str, figure: str, model_name: str = "", example_weighted: bool = False
 ) -> metric_types.MetricComputations:
-  """One pass over the examples serves all figures: TFMA drops computations of equal keys."""
+  """One pass over the examples serves all figures."""
   key = metric_types.MetricKey(
     name="_segmentation_figures", model_name=model_name, example_weighted=example_weighted
   )
-  # Predictions lie below the model's name where there are several models. The filter keeps the masks themselves out of
-  # what Beam passes around.
-  wanted: dict[str, Any] = {output: {} for output in OUTPUTS}
-  preprocessor = metric_types.StandardMetricInputsPreprocessor(
-    include_filter={constants.PREDICTIONS_KEY: {model_name: wanted} if model_name else wanted},
-    include_default_inputs=False,
-  )
-  shared = metric_types.MetricComputation(
-    keys=[key], preprocessors=[preprocessor], combiner=_ConfusionCombiner(key)
-  )
-  own = metric_types.MetricKey(name=name, model_name=model_name, example_weighted=example_weighted)
 
-  def result(metrics: Mapping[metric_types.MetricKey, Any]) -> dict[metric_types.MetricKey, float]:
-    values = {name: metrics[key].get(figure)}
-    if figure == "per_class":
-      values = {f"{name}_{label}": iou for label, iou in metrics[key].get(figure, {}).items()}
-    return {own._replace(name=key_name): value for key_name, value in values.items() if value is not None}
+  def values(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    if figure != "per_class":
+      return {name: figures.get(figure)}
+    return {f"{name}_{label}": iou for label, iou in figures.get(figure, {}).items()}
 
-  return [shared, metric_types.DerivedMetricComputation(keys=[own], result=result)]
+  return shared_pass(key, OUTPUTS, _ConfusionCombiner(key), name, values)
 
 
 @dataclasses.dataclass

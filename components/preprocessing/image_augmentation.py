@@ -20,9 +20,9 @@ from components.preprocessing.augmentation import AugmentationConfig
 Step = Callable[[tf.Tensor, "SeedSequence"], tf.Tensor]
 
 # Luminance of red, green and blue (ITU-R BT.601).
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 # RGB to YIQ, in which a turn of the hue is a turn of I and Q.
-_RGB_TO_YIQ = (_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+_RGB_TO_YIQ = (LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 # Names of the fillings in Keras's layers.
 KERAS_FILL_MODES = {"reflect": "reflect", "edge": "nearest", "zeros": "constant"}

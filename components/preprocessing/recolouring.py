@@ -8,10 +8,9 @@ import tensorflow as tf
 
 from components.preprocessing.augmentation import AugmentationConfig
 from components.preprocessing.dense_augmentation import DenseAugmentationConfig
-from components.preprocessing.image_augmentation import SeedSequence, Step, image_steps
+from components.preprocessing.image_augmentation import LUMA, SeedSequence, Step, image_steps
 from components.preprocessing.normalization import gaussian_weights
 
-_LUMA = (0.299, 0.587, 0.114)
 _SHARED = ("brightness", "contrast", "saturation", "hue")
 
 
@@ -81,7 +80,7 @@ def _make_gamma(largest: float) -> Step:
 def _to_grey(images: tf.Tensor, seeds: SeedSequence) -> tf.Tensor:
   if images.shape[-1] != 3:
     return images
-  return tf.repeat(tf.tensordot(images, tf.constant(_LUMA), 1)[..., tf.newaxis], 3, axis=-1)
+  return tf.repeat(tf.tensordot(images, tf.constant(LUMA), 1)[..., tf.newaxis], 3, axis=-1)
 
 
 def _make_blur(largest_px: float) -> Step:
