@@ -8,6 +8,10 @@ from typing import Any
 import keras
 from keras import layers
 
+# The gradient of a strided 1x1 convolution of fewer channels overruns a buffer in oneDNN on CPUs with AVX-512: with a
+# batch of one the process aborts (https://github.com/uxlfoundation/oneDNN/issues/6035).
+_MIN_STRIDED_CHANNELS = 16
+
 
 def build_resnet(
   input_shape: tuple[int, int, int],
@@ -100,9 +104,16 @@ def _block(x: Any, width: int, stride: int, name: str) -> Any:
   y = layers.ReLU(name=f"{name}_relu1")(y)
   shortcut = x
   if stride != 1 or x.shape[-1] != width:
-    shortcut = _convolution(width, 1, stride, f"{name}_shortcut")(y)
+    shortcut = _projection(y, width, stride, f"{name}_shortcut")
   y = _convolution(width, 3, stride, f"{name}_conv1")(y)
   y = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm2")(y)
   y = layers.ReLU(name=f"{name}_relu2")(y)
   y = _convolution(width, 3, 1, f"{name}_conv2")(y)
   return layers.Add(name=f"{name}_add")([shortcut, y])
+
+
+def _projection(x: Any, width: int, stride: int, name: str) -> Any:
+  """A 1x1 convolution; few channels are thinned out before it."""
+  if stride != 1 and x.shape[-1] < _MIN_STRIDED_CHANNELS:
+    x, stride = x[:, ::stride, ::stride], 1
+  return _convolution(width, 1, stride, name)(x)

@@ -1,5 +1,9 @@
 """The residual network: shapes, parameters counted by hand, precision, and what a TPU needs."""
 
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +13,8 @@ from components.config import TrainingConfig
 from components.preprocessing.normalization import NormalizeImages
 from trainers.fit import fit, make_optimizer
 from trainers.models.resnet import build_resnet, residual_features
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def identity():
@@ -87,6 +93,35 @@ def test_a_block_without_a_contribution_of_its_own_is_the_identity():
   before, after = keras.Model(model.input, blocks)(pixels)
   assert np.ptp(before.numpy()) > 0.1
   np.testing.assert_array_equal(before.numpy(), after.numpy())
+
+
+@pytest.mark.parametrize("side", [8, 9])
+@pytest.mark.parametrize("channels", [4, 16])
+def test_the_projection_is_a_strided_convolution_however_few_the_channels(side, channels):
+  inputs = keras.Input((side, side, channels))
+  (strided,) = residual_features(inputs, (6,), 1)[1:]
+  model = keras.Model(inputs, strided)
+  layer = model.get_layer("stage1_block1_shortcut")
+  into, out = keras.Model(inputs, [model.get_layer("stage1_block1_relu1").output, layer.output])(
+    np.random.default_rng(3).normal(size=(2, side, side, channels)).astype(np.float32)
+  )
+  expected = keras.ops.conv(into, layer.kernel, 2, "same")
+  np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_narrow_networks_train_on_batches_of_one():
+  """In a process of its own: oneDNN aborted it, see `_MIN_STRIDED_CHANNELS`."""
+  code = """
+import keras, numpy as np
+from trainers.models.resnet import build_resnet
+model = build_resnet((64, 64, 3), 2, keras.layers.Identity(), widths=(8, 16), blocks_per_stage=1)
+model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+rng = np.random.default_rng(0)
+model.fit(rng.random((16, 64, 64, 3), np.float32), rng.integers(0, 2, 16), batch_size=1, epochs=4, verbose=0)
+print("trained")
+"""
+  done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+  assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr[-500:]
 
 
 def test_pixels_are_normalized_first():
