@@ -160,30 +160,20 @@ def compile_pipeline(
   print(f"wrote {output}", file=sys.stderr)
 
 
-@app.command()
-def serve(
-  model_name: Annotated[str, typer.Option("--model_name", help="Name by which clients ask for the model.")],
-  model_base_path: Annotated[str, typer.Option("--model_base_path", help="Folder of numbered versions.")],
-  port: Annotated[int, typer.Option("--port", help="gRPC port.")] = 8500,
-  host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-  file_system_poll_wait_seconds: Annotated[
-    float, typer.Option("--file_system_poll_wait_seconds", help="Seconds between looks for new versions.")
-  ] = 1,
-  debug: Debug = False,
-) -> None:
-  """Serve a pushed model over TF Serving's gRPC API."""
+@app.command(
+  add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def serve(context: typer.Context, debug: Debug = False) -> None:
+  """Serve models over TF Serving's gRPC and REST APIs; the flags are tensorflow_model_server's."""
   del debug
   from serving.errors import ServingError
+  from serving.options import parse_flags
+
+  options = parse_flags(context.args, "deepline serve")
   from serving.server import run_server
 
   try:
-    run_server(
-      model_name,
-      model_base_path,
-      port=port,
-      host=host,
-      file_system_poll_wait_seconds=file_system_poll_wait_seconds,
-    )
+    run_server(options)
   except (ServingError, ValueError, OSError, RuntimeError) as error:
     raise UserError(str(error), EXIT_FAILED) from error
 

@@ -55,6 +55,9 @@ def predict(
     ),
   ] = None,
   num_workers: Annotated[int, typer.Option("--num_workers", min=1, help="Processes of --bulk.")] = 1,
+  batch_size: Annotated[
+    int, typer.Option("--batch_size", min=1, help="Inputs sent to the server at once.")
+  ] = 8,
   timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")] = 30,
   as_json: Json = False,
   debug: Debug = False,
@@ -80,7 +83,8 @@ def predict(
       folder = model_dir or os.path.join("runs", task.name, "serving", task.name)
       answers = predict_in_bulk(task, asked, folder, num_workers, save)
     else:
-      answers = predict_inputs(task, asked, server, model_name or task.name, timeout_s, save, generation)
+      name = model_name or task.name
+      answers = predict_inputs(task, asked, server, name, timeout_s, save, generation, batch_size)
     summary = SummaryFile(task, save)
     for answer in answers:
       failed |= "error" in answer

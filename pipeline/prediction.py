@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 import pathlib
@@ -81,8 +82,11 @@ def predict_inputs(
   timeout_s: float,
   save_dir: str | None = None,
   generation: Generation | None = None,
+  batch_size: int = 8,
 ) -> Iterator[dict[str, Any]]:
   """One answer an input, in order: {"input", "outputs"} or {"input", "error"}.
+
+  However many inputs there are, only those of a few batches are in memory at once.
 
   Args:
     task: knows how an input is encoded and an answer is read.
@@ -92,31 +96,52 @@ def predict_inputs(
     timeout_s: seconds to wait for each answer.
     save_dir: directory for rendered pictures or texts; None: none are made.
     generation: how text that goes on from each input is generated; None: it is not.
+    batch_size: inputs in one request at most.
 
   Raises:
-    ServingError: the server does not answer, or refuses the request, `save_dir` cannot be made, or the task does not
-      generate.
+    ServingError: the server does not answer, or refuses for a reason that lies in no input, `save_dir` cannot be made,
+      or the task does not generate.
   """
   if generation and not task.decode_generated:
     raise ServingError(f"--generate: {task.name} generates no text")
   inputs = list_inputs(task, inputs)
   if save_dir:
     make_folder(save_dir)
+  # Read, and not answered yet: (number of the input, what is sent, or why it cannot be).
+  waiting: collections.deque[tuple[int, dict[str, Any] | ValueError]] = collections.deque()
   with PredictClient(server, timeout_s) as client:
-    for number, text in enumerate(inputs):
-      try:
-        features = task.encode_input(text)
-      except ValueError as error:
-        yield {"input": text, "error": str(error)}
+    for outputs in client.predict_many(model_name, _encoded(task, inputs, waiting), batch_size):
+      yield from _unreadable(inputs, waiting)
+      number, features = waiting.popleft()
+      if isinstance(outputs, ServingError):
+        yield {"input": inputs[number], "error": str(outputs)}
         continue
-      request = {name: [value] for name, value in features.items()}
-      outputs = _first(client.predict(model_name, request)[0])
-      answer = to_answer(task, number, text, features, outputs, save_dir)
+      answer = to_answer(task, number, inputs[number], features, outputs, save_dir)
       if generation:
-        request |= generation.inputs()
+        request = {name: [value] for name, value in features.items()} | generation.inputs()
         generated, _ = client.predict(model_name, request, signature_name="generate")
         answer["outputs"] |= task.decode_generated(_first(generated))
       yield answer
+    yield from _unreadable(inputs, waiting)
+
+
+def _encoded(task: Task, inputs: Sequence[str], waiting: collections.deque) -> Iterator[dict[str, Any]]:
+  """What is sent of each input that can be read; `waiting` gets all of them."""
+  for number, text in enumerate(inputs):
+    try:
+      features = task.encode_input(text)
+    except ValueError as error:
+      waiting.append((number, error))
+      continue
+    waiting.append((number, features))
+    yield features
+
+
+def _unreadable(inputs: Sequence[str], waiting: collections.deque) -> Iterator[dict[str, Any]]:
+  """The answers to the inputs that come first and cannot be read."""
+  while waiting and isinstance(waiting[0][1], ValueError):
+    number, error = waiting.popleft()
+    yield {"input": inputs[number], "error": str(error)}
 
 
 def to_answer(

@@ -11,6 +11,14 @@ class ServingError(RuntimeError):
   """Something that a user can mend, told in one line."""
 
 
+class CallError(ServingError):
+  """A server's refusal of a call, told in one line; `code` is its gRPC status."""
+
+  def __init__(self, code: grpc.StatusCode, message: str):
+    super().__init__(message)
+    self.code = code
+
+
 class RequestError(Exception):
   """A request is answered with this gRPC status instead of a response."""
 

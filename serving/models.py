@@ -1,7 +1,6 @@
 """Which versions of a model are served: watching its base path, loading, swapping, unloading.
 
-Source: tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc,
-tensorflow_serving/core/availability_preserving_policy.h
+Source: tensorflow_serving/core/{availability_preserving_policy.h,loader_harness.cc}
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ import contextlib
 import dataclasses
 import enum
 import logging
-import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +16,9 @@ from collections.abc import Callable, Iterator
 import grpc
 
 from serving.errors import CODES, RequestError
+from serving.version_folders import VersionPolicy, contents, find_versions, holds_model
 
 LOG = logging.getLogger(__name__)
-_NUMBER = re.compile(r"[0-9]+")
-_MAX_VERSION = 2**63 - 1
 
 
 class VersionState(enum.IntEnum):
@@ -47,41 +43,19 @@ class Version:
   requests_in_flight: int = 0
   attempts: int = 0
   next_attempt_s: float = 0.0
-
-
-def find_versions(base_path: str) -> dict[int, str]:
-  """Complete versions below a base path: {number: directory}.
-
-  Folders whose name is no number are skipped; leading zeros are accepted. A folder without saved_model.pb is
-  still being copied and skipped too.
-
-  Raises:
-    OSError: the base path cannot be listed.
-  """
-  found = {}
-  for name in sorted(os.listdir(base_path)):
-    path = os.path.join(base_path, name)
-    complete = _NUMBER.fullmatch(name) and os.path.isfile(os.path.join(path, "saved_model.pb"))
-    if complete and int(name) <= _MAX_VERSION:
-      found[int(name)] = path
-  return found
-
-
-def latest(found: dict[int, str]) -> dict[int, str]:
-  """The default policy: the highest number alone."""
-  return {number: found[number] for number in sorted(found)[-1:]}
+  # What the folder held when the load failed, and when it was last looked at.
+  failed_contents: frozenset = frozenset()
+  seen_contents: frozenset = frozenset()
 
 
 class ServedModel:
-  """The versions of one model.
-
-  One thread calls `poll`; any number of threads use `acquire` and `statuses`.
+  """The versions of one model. Any number of threads may use it.
 
   Args:
     name: what clients call the model.
-    base_path: directory of numbered versions.
-    load: path of a SavedModel -> a loaded and warmed-up session, with `close()`.
-    policy: which of the versions found are to be served.
+    base_path: folder of numbered versions.
+    load: folder of a version -> a loaded and warmed-up session, with `close()`.
+    policy: which of the versions found are to be served; may be changed at any time.
     max_num_load_retries, load_retry_interval_s: how often a version that failed to load is tried again.
   """
 
@@ -90,18 +64,21 @@ class ServedModel:
     name: str,
     base_path: str,
     load: Callable[[str], object],
-    policy: Callable[[dict[int, str]], dict[int, str]] = latest,
+    policy: VersionPolicy | None = None,
     max_num_load_retries: int = 5,
     load_retry_interval_s: float = 60.0,
   ):
     self.name = name
     self.base_path = base_path
+    self.policy = policy or VersionPolicy()
     self._load = load
-    self._policy = policy
     self._max_num_load_retries = max_num_load_retries
     self._load_retry_interval_s = load_retry_interval_s
     self._lock = threading.Lock()
+    self._polling = threading.Lock()
+    self._found: dict[int, str] | None = None
     self._versions: dict[int, Version] = {}
+    self._closed = False
     self._trouble = ""
 
   @contextlib.contextmanager
@@ -119,7 +96,9 @@ class ServedModel:
     finally:
       with self._lock:
         version.requests_in_flight -= 1
-      self._close_if_idle(version)
+        idle = version.state == VersionState.UNLOADING and not version.requests_in_flight
+      if idle:
+        self._close_if_idle(version)
 
   def statuses(self, number: int | None = None) -> list[tuple[int, VersionState, RequestError | None]]:
     """(number, state, error) of the versions seen so far, newest first, or of one of them.
@@ -132,7 +111,7 @@ class ServedModel:
       if not numbers:
         raise versions_not_found(self.name)
       if numbers[0] not in self._versions:
-        raise RequestError(grpc.StatusCode.NOT_FOUND, f"Could not find version {number} of model {self.name}")
+        raise version_not_found(self.name, number)
       versions = [self._versions[number] for number in numbers]
       return [(version.number, version.state, version.error) for version in versions]
 
@@ -141,26 +120,59 @@ class ServedModel:
     with self._lock:
       return sorted(v.number for v in self._versions.values() if v.state == VersionState.AVAILABLE)
 
-  def poll(self) -> None:
+  def poll(self, look: bool = True) -> None:
     """Compares the base path with what is loaded: loads what is new, then unloads what is no longer wanted.
 
     A base path that cannot be listed changes nothing.
+
+    Args:
+      look: False: goes by what the last look has found, and only tries again what failed.
     """
-    try:
-      wanted = self._policy(find_versions(self.base_path))
-    except OSError as error:
-      self._report(f"cannot list {self.base_path}: {error.strerror}; {self.name} stays as it is")
-      return
-    self._report("" if wanted else f"no versions of {self.name} under {self.base_path}; waiting for one")
-    for number, path in wanted.items():
-      self._load_if_due(number, path)
-    # The old version goes only when a wanted one is there, so that there is always one to answer.
-    if not wanted or any(number in wanted for number in self.available()):
-      self._retire_all_but(wanted)
+    with self._polling:
+      if look and not self._look() or self._found is None:
+        return
+      wanted, unfinished = self._wanted()
+      # The newest first, as it is the one that most requests ask for.
+      for number in sorted(wanted, reverse=True):
+        self._load_if_due(number, wanted[number])
+      for number, path in unfinished.items():
+        self._note_unfinished(number, path)
+      # The old version goes only when a wanted one is there, so that there is always one to answer.
+      if not (wanted or unfinished) or any(number in wanted for number in self.available()):
+        self._retire_all_but({**wanted, **unfinished})
 
   def close(self) -> None:
-    """Unloads everything."""
+    """Unloads everything for good, each version when its last request has been answered."""
+    with self._lock:
+      self._closed = True
     self._retire_all_but({})
+
+  def is_unloaded(self) -> bool:
+    """Whether nothing is loaded, or being loaded."""
+    with self._lock:
+      return all(v.state in (VersionState.START, VersionState.END) for v in self._versions.values())
+
+  def _look(self) -> bool:
+    try:
+      self._found = find_versions(self.base_path)
+    except OSError as error:
+      self._report(f"cannot list {self.base_path}: {error.strerror}; {self.name} stays as it is")
+      return False
+    missing = self.policy.missing(self._found)
+    if not self._found:
+      self._report(f"no versions of {self.name} under {self.base_path}; waiting for one")
+    elif missing:
+      self._report(f"versions {missing} of {self.name} are not under {self.base_path}; waiting for them")
+    else:
+      self._report("")
+    return True
+
+  def _wanted(self) -> tuple[dict[int, str], dict[int, str]]:
+    """The versions to serve, and those that would be if they were not still being copied: {number: folder}."""
+    loaded = self.available()
+    usable = {number: path for number, path in self._found.items() if number in loaded or holds_model(path)}
+    unfinished = {n: path for n, path in self.policy.wanted(self._found).items() if n not in usable}
+    return self.policy.wanted(usable), unfinished
 
   def _find(self, number: int | None) -> Version:
     if number is None:
@@ -176,22 +188,48 @@ class ServedModel:
   def _load_if_due(self, number: int, path: str) -> None:
     with self._lock:
       version = self._versions.get(number)
-      if version is None or (version.state == VersionState.END and version.error is None):
+      ended = version is not None and version.state == VersionState.END
+      if version is None or (ended and (version.error is None or version.path != path)):
         version = self._versions[number] = Version(number, path)
-      due = version.attempts <= self._max_num_load_retries and time.monotonic() >= version.next_attempt_s
-      if version.state not in (VersionState.START, VersionState.END) or not due:
-        return
+    if version.state not in (VersionState.START, VersionState.END):
+      return
+    now = contents(path)
+    if not self._is_due(version, now):
+      return
+    with self._lock:
       version.state, version.error = VersionState.LOADING, None
+      version.attempts += 1
     try:
       session = self._load(path)
     except Exception as error:  # whatever the loader says goes to the operator and into GetModelStatus
-      self._failed(version, error)
+      self._failed(version, now, error)
       return
     with self._lock:
-      version.session, version.state = session, VersionState.AVAILABLE
-    LOG.info("%s: version %d is available, from %s", self.name, number, path)
+      version.session = session
+      version.state = VersionState.UNLOADING if self._closed else VersionState.AVAILABLE
+    self._close_if_idle(version)
+    if not self._closed:
+      LOG.info("%s: version %d is available, from %s", self.name, number, path)
 
-  def _failed(self, version: Version, error: Exception) -> None:
+  def _note_unfinished(self, number: int, path: str) -> None:
+    with self._lock:
+      version = self._versions.setdefault(number, Version(number, path))
+    error = _no_model(path)
+    if version.error is None or version.error.message != error.message:
+      self._failed(version, contents(path), error)
+
+  def _is_due(self, version: Version, now: frozenset) -> bool:
+    if version.state == VersionState.START:
+      return True
+    if now != version.failed_contents:
+      # Something was copied into it: another model, as soon as nothing more comes.
+      settled, version.seen_contents = now == version.seen_contents, now
+      if settled:
+        version.attempts = 0
+      return settled
+    return 0 < version.attempts <= self._max_num_load_retries and time.monotonic() >= version.next_attempt_s
+
+  def _failed(self, version: Version, now: frozenset, error: Exception) -> None:
     code = CODES.get(getattr(error, "error_code", None), grpc.StatusCode.UNKNOWN)
     if isinstance(error, RequestError):
       code = error.code
@@ -201,7 +239,7 @@ class ServedModel:
     )
     with self._lock:
       version.state, version.error = VersionState.END, RequestError(code, reason)
-      version.attempts += 1
+      version.failed_contents = version.seen_contents = now
       version.next_attempt_s = time.monotonic() + self._load_retry_interval_s
 
   def _retire_all_but(self, wanted: dict[int, str]) -> None:
@@ -210,9 +248,9 @@ class ServedModel:
       for version in retired:
         if version.state == VersionState.AVAILABLE:
           version.state = VersionState.UNLOADING
-        elif version.state == VersionState.END:
+        elif version.state == VersionState.END and version.error is not None:
           # Should its folder come back, it is loaded afresh.
-          version.attempts, version.next_attempt_s = 0, 0.0
+          version.attempts, version.failed_contents = 0, frozenset()
     for version in retired:
       self._close_if_idle(version)
 
@@ -243,3 +281,16 @@ def servable_not_found(name: str, number: int | None = None) -> RequestError:
 def versions_not_found(name: str) -> RequestError:
   """What a question for the status of a model that was never seen is answered."""
   return RequestError(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {name}")
+
+
+def version_not_found(name: str, number: int) -> RequestError:
+  """What a question for the status of a version that was never seen is answered."""
+  return RequestError(grpc.StatusCode.NOT_FOUND, f"Could not find version {number} of model {name}")
+
+
+def _no_model(path: str) -> RequestError:
+  return RequestError(
+    grpc.StatusCode.NOT_FOUND,
+    f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. It is loaded as soon as it "
+    "holds saved_model.pb",
+  )

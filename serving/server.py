@@ -1,272 +1,278 @@
-"""The embedded model server: TF Serving's gRPC API from a Python process."""
+"""The embedded model server: TF Serving's gRPC and REST APIs from a Python process."""
 
 from __future__ import annotations
 
-import argparse
-import concurrent.futures
+import contextlib
 import logging
-import os
-import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from serving.errors import ServingError
-from serving.process import without_keras
+from serving.announcement import announce, write_port_files
+from serving.errors import RequestError, ServingError
+from serving.options import ServerOptions, address_of, num_processors, parse_flags
+from serving.process import (
+  allow_many_connections,
+  end_now,
+  log_to_stderr,
+  stop_signals,
+  without_keras,
+)
 
-LOG = logging.getLogger(__name__)
+# By its name, since this module may run as __main__.
+LOG = logging.getLogger("serving.server")
 
-MAX_MESSAGE_BYTES = 2**31 - 1
 STOP_GRACE_S = 10.0
-
-
-def default_max_threads() -> int:
-  """Four requests at once for each processor this process may use, as TF Serving does."""
-  return 4 * len(os.sched_getaffinity(0))
+# How often loads that failed are tried again if nothing looks for new versions.
+_RETRY_POLL_S = 1.0
 
 
 class ModelServer:
-  """Serves models over gRPC in this process.
+  """Serves models over gRPC, and over REST if wanted, in this process.
 
   Args:
-    models: {model name: base path, a directory of numbered versions}.
-    host: address to listen on.
-    port: TCP port; 0 chooses a free one, which `port` then names.
-    file_system_poll_wait_seconds: time between two looks at the base paths; 0: one look, at the start.
-    grpc_max_threads: requests answered at once.
-    intra_op_threads, inter_op_threads: threads of each model's session; 0: TensorFlow chooses.
-    max_num_load_retries, load_retry_interval_s: how often a version that failed to load is tried again.
+    options: the flags.
+    models: {model name: base path} of the models to serve in place of those that the options name.
+    reuse_port: share the ports with other processes that do the same.
+    on_reload: is called with the ModelServerConfig after each HandleReloadConfigRequest that succeeded.
   """
 
   def __init__(
     self,
-    models: Mapping[str, str],
-    host: str = "127.0.0.1",
-    port: int = 8500,
-    file_system_poll_wait_seconds: float = 1,
-    grpc_max_threads: int | None = None,
-    intra_op_threads: int = 0,
-    inter_op_threads: int = 0,
-    max_num_load_retries: int = 5,
-    load_retry_interval_s: float = 60.0,
+    options: ServerOptions,
+    models: Mapping[str, str] | None = None,
+    *,
+    reuse_port: bool = False,
+    on_reload: Callable[[Any], None] | None = None,
   ):
-    self.host = host
-    self.port = port
-    self._base_paths = dict(models)
-    self._poll_wait_s = file_system_poll_wait_seconds
-    self._max_threads = grpc_max_threads or default_max_threads()
-    self._session_threads = {"intra_op_threads": intra_op_threads, "inter_op_threads": inter_op_threads}
-    self._retries = {
-      "max_num_load_retries": max_num_load_retries,
-      "load_retry_interval_s": load_retry_interval_s,
-    }
-    self._models = {}
-    self._polled = threading.Condition()
+    self.options = options
+    self.port = options.port
+    self._models = models
+    self._reuse_port = reuse_port
+    self._on_reload = on_reload
     self._stopping = threading.Event()
     self._stopped = threading.Event()
-    self._watcher = threading.Thread(target=self._watch, name="version-watcher", daemon=True)
-    self._server = None
-    self._health = None
+    self._threads: list[threading.Thread] = []
+    self._manager = self._api = self._request_log = self._grpc = self._rest = None
 
   @property
   def address(self) -> str:
-    """HOST:PORT as clients take it."""
-    return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+    """HOST:PORT of gRPC as clients take it."""
+    return address_of(self.options.host, self.port)
 
-  def start(self) -> None:
+  @property
+  def rest_address(self) -> str | None:
+    """HOST:PORT of REST; None where there is none."""
+    return None if self._rest is None else address_of(self.options.host, self.rest_port)
+
+  @property
+  def rest_port(self) -> int | None:
+    """TCP port of REST; None where there is none."""
+    return None if self._rest is None else self._rest.port
+
+  def start(self, before_listening: Callable[[], None] | None = None) -> None:
     """Listens, and begins to load in the background: see `wait_until_available`.
 
+    Args:
+      before_listening: is called when the models begin to load, and before the first request can come.
+
     Raises:
-      ServingError: a base path is missing, or the port cannot be had.
+      ServingError: a configuration file or a base path is not as it should be, or a port cannot be had.
     """
-    for name, base_path in self._base_paths.items():
-      if not os.path.isdir(base_path):
-        raise ServingError(
-          f"model_base_path {base_path} of model {name} is no directory; push a model there first"
-        )
-    from serving.loading import load_warmed_up
-    from serving.models import ServedModel
-
-    def load(path: str):
-      return load_warmed_up(path, **self._session_threads)
-
-    self._models.update(
-      {name: ServedModel(name, path, load, **self._retries) for name, path in self._base_paths.items()}
-    )
-    self._listen()
-    self._watcher.start()
+    try:
+      listen = self._assemble()
+      self._run(self._watch_versions, "version-watcher")
+      if before_listening is not None:
+        before_listening()
+      listen()
+    except BaseException:
+      self.stop(0)
+      raise
+    self._tell_health()
+    if self.options.model_config_file and self.options.model_config_file_poll_wait_seconds > 0:
+      self._run(self._watch_config_file, "config-watcher")
+    for name in self.options.without_effect():
+      LOG.info("--%s has no effect in the embedded server", name)
 
   def wait_until_available(self, timeout_s: float | None = None) -> bool:
     """Waits until every model has a version that answers; False if that takes longer than `timeout_s`."""
-    with self._polled:
-      return self._polled.wait_for(self._all_available, timeout_s)
+    return self._manager.wait_until_available(timeout_s)
 
   def wait(self, timeout_s: float | None = None) -> bool:
     """Waits until the server is stopped; False if that takes longer than `timeout_s`."""
     return self._stopped.wait(timeout_s)
 
-  def stop(self, grace_s: float = STOP_GRACE_S) -> None:
-    """Refuses new requests, lets those in flight finish for up to `grace_s`, unloads the models."""
+  def stop(self, grace_s: float = STOP_GRACE_S) -> bool:
+    """Refuses new requests, lets those in flight finish for up to `grace_s`, unloads the models.
+
+    Returns:
+      Whether everything came to an end; False: a request or a load is still under way.
+    """
+    deadline = time.monotonic() + grace_s
     self._stopping.set()
-    if self._server is not None:
-      self._health.set_serving(False)
-      self._server.stop(grace_s).wait()
-    if self._watcher.is_alive():
-      self._watcher.join(grace_s)
-    if not self._watcher.is_alive():
-      for model in self._models.values():
-        model.close()
+    grpc_stopped = self._grpc.stop(grace_s) if self._grpc is not None else None
+    if self._rest is not None:
+      self._rest.stop(grace_s)
+    if grpc_stopped is not None:
+      grpc_stopped.wait()
+    for thread in self._threads:
+      thread.join(max(0, deadline - time.monotonic()))
+    ended = True
+    if self._manager is not None:
+      # A little even where requests took all of the time: an idle model is unloaded in no time.
+      ended = self._manager.close(max(0.5, deadline - time.monotonic()))
+    if self._request_log is not None:
+      self._request_log.close()
     self._stopped.set()
+    return ended
 
   def statuses(self) -> dict[str, list]:
     """{model name: (version, state, error) of the versions seen}, for the process that embeds the server."""
-    from serving.errors import RequestError
+    return self._manager.statuses()
 
-    found = {}
-    for name, model in self._models.items():
-      try:
-        found[name] = model.statuses()
-      except RequestError:
-        found[name] = []
-    return found
+  def configure(self, config: Any) -> None:
+    """Serves the models of another ModelServerConfig; see `serving.api.ModelApi.configure`."""
+    self._api.configure(config)
 
-  def _listen(self) -> None:
-    import grpc
+  def _assemble(self) -> Callable[[], None]:
+    """Puts all but the ports together; returns what takes these."""
+    from serving.monitoring import Monitoring
+    from serving.server_parts import loader_of, metrics_path_of, models_of
 
-    from serving.servicer import Health, ModelServicer, add_services
+    options, monitoring = self.options, Monitoring()
+    config, metrics_path = models_of(options, self._models), metrics_path_of(options)
+    load = loader_of(options, monitoring)
+    from serving.api import ModelApi
+    from serving.grpc_listener import GrpcListener
+    from serving.manager import ModelManager
+    from serving.request_log import RequestLog
 
-    server = grpc.server(
-      concurrent.futures.ThreadPoolExecutor(self._max_threads, thread_name_prefix="grpc"),
-      options=[
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # Two servers on one port would share its requests silently.
-        ("grpc.so_reuseport", 0),
-      ],
+    self._request_log = RequestLog()
+    self._manager = ModelManager(
+      load,
+      max_num_load_retries=options.max_num_load_retries,
+      load_retry_interval_s=options.load_retry_interval_micros / 1e6,
+      num_load_threads=options.num_load_threads or num_processors(),
+      allow_labels_for_unavailable=options.allow_version_labels_for_unavailable_models,
+      on_change=self._tell_health,
     )
-    add_services(server, ModelServicer(self._models))
-    self._health = Health(server)
-    try:
-      port = server.add_insecure_port(self.address)
-    except RuntimeError:
-      port = 0
-    if not port:
-      raise ServingError(
-        f"cannot listen on {self.address}: it is in use or not allowed; choose another --port"
-      )
-    self.port = port
-    server.start()
-    self._server = server
+    self._api = ModelApi(
+      self._manager,
+      monitoring,
+      self._request_log,
+      check_method_names=options.enable_signature_method_name_check,
+      on_reload=self._on_reload,
+    )
+    with _as_serving_error(options):
+      self._api.configure(config, wait=False)
 
-  def _watch(self) -> None:
-    while not self._stopping.is_set():
-      for model in self._models.values():
-        try:
-          model.poll()
-        except Exception:
-          LOG.exception("%s: watching %s failed; trying again", model.name, model.base_path)
-      with self._polled:
-        self._polled.notify_all()
-      if not self._stopping.is_set():
-        self._health.set_serving(self._all_available())
-      if self._poll_wait_s <= 0:
-        return
-      self._stopping.wait(self._poll_wait_s)
+    def listen() -> None:
+      if options.with_rest:
+        self._rest = self._start_rest(monitoring, metrics_path)
+      self._grpc = GrpcListener(options, self._api, monitoring, reuse_port=self._reuse_port)
+      self.port = self._grpc.port
 
-  def _all_available(self) -> bool:
-    return all(model.available() for model in self._models.values())
+    return listen
+
+  def _start_rest(self, monitoring: Any, metrics_path: str | None) -> Any:
+    from serving.rest import RestServer
+
+    rest = RestServer(
+      self._api,
+      monitoring,
+      host=self.options.host,
+      port=self.options.rest_api_port,
+      num_threads=self.options.rest_api_num_threads,
+      timeout_ms=self.options.rest_api_timeout_in_ms,
+      enable_cors=self.options.rest_api_enable_cors_support,
+      metrics_path=metrics_path,
+      reuse_port=self._reuse_port,
+    )
+    rest.start()
+    return rest
+
+  def _run(self, function: Callable[[], None], name: str) -> None:
+    self._threads.append(threading.Thread(target=function, name=name, daemon=True))
+    self._threads[-1].start()
+
+  def _watch_versions(self) -> None:
+    interval_s = self.options.file_system_poll_wait_seconds
+    # 0 is one look, negative is none; what failed to load is tried again in any case.
+    self._manager.poll(look=interval_s >= 0)
+    while not self._stopping.wait(interval_s if interval_s > 0 else _RETRY_POLL_S):
+      self._manager.poll(look=interval_s > 0)
+
+  def _watch_config_file(self) -> None:
+    from serving.server_parts import models_of
+
+    told = ""
+    while not self._stopping.wait(self.options.model_config_file_poll_wait_seconds):
+      trouble = ""
+      try:
+        with _as_serving_error(self.options):
+          self._api.configure(models_of(self.options))
+      except ServingError as error:
+        trouble = str(error)
+      if trouble and trouble != told:
+        LOG.error("the models stay as they are: %s", trouble)
+      told = trouble
+
+  def _tell_health(self) -> None:
+    if self._grpc is not None:
+      self._grpc.set_serving(self._manager.all_available())
 
 
-def run_server(
-  model_name: str,
-  model_base_path: str,
-  port: int = 8500,
-  host: str = "127.0.0.1",
-  file_system_poll_wait_seconds: float = 1,
-  grpc_max_threads: int | None = None,
-  port_file: str | None = None,
-) -> None:
-  """Serves one model until SIGTERM or SIGINT. The flags are named as tensorflow_model_server's.
+@contextlib.contextmanager
+def _as_serving_error(options: ServerOptions) -> Iterator[None]:
+  """What a client would be answered about a configuration, for the operator who wrote it."""
+  try:
+    yield
+  except RequestError as error:
+    place = f"--model_config_file={options.model_config_file}: " if options.model_config_file else ""
+    hint = ""
+    if error.message.startswith("Request to assign label"):
+      hint = "; --allow_version_labels_for_unavailable_models would allow that"
+    raise ServingError(f"{place}{error.message}{hint}") from error
 
-  Args:
-    model_name: what clients call the model.
-    model_base_path: directory of numbered versions; it may still be without one.
-    port: 0 chooses a free one.
-    host: address to listen on; 0.0.0.0 for all of this machine's.
-    port_file: path that the port is written to once the server listens.
+
+def run_server(options: ServerOptions) -> None:
+  """Serves until SIGTERM or SIGINT, in `options.num_processes` processes.
 
   Raises:
-    ServingError: the base path is missing, or the port cannot be had.
+    ServingError: see `ModelServer.start`.
   """
-  _log_to_stderr()
+  log_to_stderr()
+  allow_many_connections()
+  if options.num_processes > 1:
+    from serving.processes import run_processes
+
+    run_processes(options)
+    return
   without_keras()
-  server = ModelServer(
-    {model_name: model_base_path}, host, port, file_system_poll_wait_seconds, grpc_max_threads
-  )
-  stop = threading.Event()
-  handlers = {
-    number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
-  }
-  try:
-    server.start()
-    if port_file:
-      _write_atomically(port_file, str(server.port))
-    _announce(server, model_name, model_base_path, stop)
-    stop.wait()
-    print(f"stopping {model_name}", file=sys.stderr, flush=True)
-  finally:
-    server.stop()
-    for number, handler in handlers.items():
-      signal.signal(number, handler)
-
-
-def _announce(server: ModelServer, name: str, base_path: str, stop: threading.Event) -> None:
-  """One line with name, version and address once the model answers; one before if there is none to load."""
-  waiting_told = False
-  start_s = time.monotonic()
-  while not stop.is_set():
-    if server.wait_until_available(0.2):
-      version = next(number for number, state, _ in server.statuses()[name] if state.name == "AVAILABLE")
-      print(f"serving {name} version {version} at {server.address} (gRPC)", file=sys.stderr, flush=True)
-      return
-    if not waiting_told and not server.statuses()[name] and time.monotonic() - start_s > 1:
-      waiting_told = True
-      message = f"no version of {name} under {base_path} yet; waiting for one at {server.address} (gRPC)"
-      print(message, file=sys.stderr, flush=True)
-
-
-def _log_to_stderr() -> None:
-  logger = logging.getLogger("serving")
-  if not logger.handlers:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(handler)
-  logger.setLevel(logging.INFO)
-  logger.propagate = False
-
-
-def _write_atomically(path: str, text: str) -> None:
-  partial = f"{path}.partial-{os.getpid()}"
-  with open(partial, "w", encoding="utf-8") as file:
-    file.write(text)
-  os.replace(partial, path)
+  server = ModelServer(options)
+  with stop_signals() as stop:
+    ended = True
+    try:
+      server.start()
+      write_port_files(options, server.port, server.rest_port)
+      announce(server, stop, lambda line: print(line, file=sys.stderr, flush=True))
+      stop.wait()
+      print(f"stopping {', '.join(server.statuses())}", file=sys.stderr, flush=True)
+    finally:
+      ended = server.stop()
+  if not ended:
+    end_now()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """`python -m serving.server`: as `deepline serve`, for a process that starts and ends the server itself."""
+  """`python -m serving.server FLAGS`: as `deepline serve`."""
   # Libraries' advice to developers is none for an operator.
   warnings.simplefilter("ignore", FutureWarning)
-  parser = argparse.ArgumentParser(prog="serving.server", description=main.__doc__)
-  parser.add_argument("--model_name", required=True)
-  parser.add_argument("--model_base_path", required=True)
-  parser.add_argument("--port", type=int, default=8500)
-  parser.add_argument("--host", default="127.0.0.1")
-  parser.add_argument("--file_system_poll_wait_seconds", type=float, default=1)
-  parser.add_argument("--port_file")
   try:
-    run_server(**vars(parser.parse_args(arguments)))
+    run_server(parse_flags(arguments))
   except ServingError as error:
     print(error, file=sys.stderr)
     return 1

@@ -1,140 +1,76 @@
-"""The gRPC services: PredictionService, ModelService and grpc.health.v1.
+"""The gRPC services: PredictionService, ModelService, grpc.health.v1 and reflection.
 
-Source: tensorflow_serving/model_servers/{prediction_service_impl,get_model_status_impl}.cc,
-tensorflow_serving/servables/tensorflow/get_model_metadata_impl.cc
+Source: tensorflow_serving/model_servers/{prediction_service_impl,model_service_impl,grpc_status_util}.cc
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf import message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import (
+  classification_pb2,
   get_model_metadata_pb2,
   get_model_status_pb2,
-  model_pb2,
+  inference_pb2,
+  model_management_pb2,
   model_service_pb2,
   prediction_service_pb2,
+  regression_pb2,
 )
 
-from serving.errors import RequestError, invalid_argument
-from serving.models import ServedModel, Version, servable_not_found, versions_not_found
-from serving.predict import DEFAULT_SIGNATURE, predict
-from serving.wire import PredictAnswer, PredictCall, read_predict_request, write_predict_response
+from serving.api import CLASSIFY, MULTI_INFERENCE, PREDICT, REGRESS, ModelApi, status_name
+from serving.errors import RequestError
+from serving.wire import PredictCall, read_predict_request, write_predict_response
+
+if TYPE_CHECKING:
+  from serving.monitoring import Monitoring
 
 LOG = logging.getLogger(__name__)
 
-SIGNATURE_DEF = "signature_def"
+ENTRYPOINT = "GRPC"
+PREDICTION_SERVICE = prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name
+MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 _LONGEST_RUN_S = 86_400 * 365
 # The names under which TF Serving registers its health; "" is the server as a whole.
 HEALTH_SERVICES = ("", "PredictionService", "ModelService")
 
 
-class ModelServicer:
-  """Answers the methods of both services for a set of models.
+def add_services(
+  server: grpc.Server, api: ModelApi, monitoring: Monitoring, as_content: bool = False
+) -> None:
+  """Registers both services and their reflection. Predict's messages go through `serving.wire`.
 
   Args:
-    models: {name: ServedModel}; looked up at each request.
+    as_content: Predict answers in `tensor_content`.
   """
 
-  def __init__(self, models: Mapping[str, ServedModel]):
-    self._models = models
+  def measured(name: str, answer: Callable, kind: type[message.Message]) -> grpc.RpcMethodHandler:
+    return _measured(monitoring, name, answer, kind.FromString, lambda response: response.SerializeToString())
 
-  def predict(self, call: PredictCall, context: grpc.ServicerContext) -> PredictAnswer:
-    """PredictionService.Predict; the client's deadline bounds the run."""
-    spec = _required(call.model_spec)
-    with self._version(spec) as version:
-      outputs = predict(
-        version.session, spec.signature_name, call.inputs, call.output_filter, _timeout_ms(context)
-      )
-    resolved = _resolved(spec.name, version)
-    resolved.signature_name = spec.signature_name or DEFAULT_SIGNATURE
-    return PredictAnswer(resolved, outputs)
-
-  def get_model_metadata(
-    self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
-  ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """PredictionService.GetModelMetadata: the signatures of a version."""
-    spec = _required(request.model_spec if request.HasField("model_spec") else None)
-    if not request.metadata_field:
-      raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
-    for field in request.metadata_field:
-      if field != SIGNATURE_DEF:
-        raise invalid_argument(f"Metadata field {field} is not supported")
-    signatures = get_model_metadata_pb2.SignatureDefMap()
-    with self._version(spec) as version:
-      for name, signature in version.session.signatures.items():
-        signatures.signature_def[name].CopyFrom(signature)
-    response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=_resolved(spec.name, version))
-    response.metadata[SIGNATURE_DEF].Pack(signatures)
-    return response
-
-  def get_model_status(
-    self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
-  ) -> get_model_status_pb2.GetModelStatusResponse:
-    """ModelService.GetModelStatus: the state of one version or of all that were seen."""
-    spec = _required(request.model_spec if request.HasField("model_spec") else None)
-    number = spec.version.value if spec.HasField("version") else None
-    model = self._models.get(spec.name)
-    if model is None:
-      if number is None:
-        raise versions_not_found(spec.name)
-      raise RequestError(grpc.StatusCode.NOT_FOUND, f"Could not find version {number} of model {spec.name}")
-    response = get_model_status_pb2.GetModelStatusResponse()
-    for seen, state, error in model.statuses(number):
-      status = response.model_version_status.add(version=seen, state=int(state))
-      # Also where all is well: TF Serving always sets this field.
-      status.status.SetInParent()
-      if error is not None:
-        status.status.error_code = error.code.value[0]
-        status.status.error_message = error.message
-    return response
-
-  @contextlib.contextmanager
-  def _version(self, spec: model_pb2.ModelSpec) -> Iterator[Version]:
-    if not spec.name:
-      raise invalid_argument("ModelSpec has no name specified.")
-    if spec.WhichOneof("version_choice") == "version_label":
-      raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
-    number = spec.version.value if spec.HasField("version") else None
-    model = self._models.get(spec.name)
-    if model is None:
-      raise servable_not_found(spec.name, number)
-    with model.acquire(number) as version:
-      yield version
-
-
-def add_services(server: grpc.Server, servicer: ModelServicer) -> None:
-  """Registers both services. Predict's messages go through `serving.wire`, others their own classes."""
-  prediction = prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"]
-  model = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
-  _add(
-    server,
-    prediction.full_name,
-    {
-      "Predict": _handler(servicer.predict, read_predict_request, write_predict_response),
-      "GetModelMetadata": _handler(
-        servicer.get_model_metadata,
-        get_model_metadata_pb2.GetModelMetadataRequest.FromString,
-        get_model_metadata_pb2.GetModelMetadataResponse.SerializeToString,
-      ),
-    },
-  )
-  _add(
-    server,
-    model.full_name,
-    {
-      "GetModelStatus": _handler(
-        servicer.get_model_status,
-        get_model_status_pb2.GetModelStatusRequest.FromString,
-        get_model_status_pb2.GetModelStatusResponse.SerializeToString,
-      )
-    },
-  )
+  write_prediction = functools.partial(write_predict_response, as_content=as_content)
+  prediction = {
+    "Predict": _measured(monitoring, PREDICT, api.predict, read_predict_request, write_prediction),
+    "Classify": measured(CLASSIFY, api.classify, classification_pb2.ClassificationRequest),
+    "Regress": measured(REGRESS, api.regress, regression_pb2.RegressionRequest),
+    "MultiInference": measured(MULTI_INFERENCE, api.multi_inference, inference_pb2.MultiInferenceRequest),
+    "GetModelMetadata": _unmeasured(api.get_model_metadata, get_model_metadata_pb2.GetModelMetadataRequest),
+  }
+  model = {
+    "GetModelStatus": _unmeasured(api.get_model_status, get_model_status_pb2.GetModelStatusRequest),
+    "HandleReloadConfigRequest": _unmeasured(api.reload_config, model_management_pb2.ReloadConfigRequest),
+  }
+  for service, handlers in ((PREDICTION_SERVICE, prediction), (MODEL_SERVICE, model)):
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+  services = (PREDICTION_SERVICE, MODEL_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+  reflection.enable_server_reflection(services, server)
 
 
 class Health:
@@ -156,38 +92,66 @@ class Health:
       self._servicer.set(service, states.SERVING if serving else states.NOT_SERVING)
 
 
-def _add(server: grpc.Server, service: str, handlers: dict[str, grpc.RpcMethodHandler]) -> None:
-  server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-
-
-def _handler(
-  method: Callable[[Any, grpc.ServicerContext], Any],
-  deserialize: Callable[[bytes], Any],
-  serialize: Callable[[Any], bytes],
+def _measured(
+  monitoring: Monitoring,
+  api_name: str,
+  answer: Callable[[Any, int], Any],
+  read: Callable[[bytes], Any],
+  write: Callable[[Any], bytes],
 ) -> grpc.RpcMethodHandler:
-  def answer(request: Any, context: grpc.ServicerContext) -> Any:
+  """A method that runs a model: within the client's deadline, and counted."""
+
+  def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+    began_s = time.perf_counter()
+    model_name, status = "", "OK"
     try:
-      return method(request, context)
-    except RequestError as error:
-      context.abort(error.code, error.details)
+      request = _read(read, data)
+      model_name = _model_name(request)
+      return write(answer(request, _timeout_ms(context)))
     except Exception as error:
-      # A fault of the server itself: the operator gets the traceback, the client one line.
-      LOG.exception("a request failed")
-      context.abort(grpc.StatusCode.INTERNAL, RequestError(grpc.StatusCode.INTERNAL, str(error)).details)
+      status = status_name(error)
+      _abort(context, error)
+    finally:
+      monitoring.request(model_name, api_name, ENTRYPOINT, status, (time.perf_counter() - began_s) * 1e6)
 
-  return grpc.unary_unary_rpc_method_handler(answer, deserialize, serialize)
-
-
-def _required(spec: model_pb2.ModelSpec | None) -> model_pb2.ModelSpec:
-  if spec is None:
-    raise invalid_argument("Missing ModelSpec")
-  return spec
+  return grpc.unary_unary_rpc_method_handler(handle)
 
 
-def _resolved(name: str, version: Version) -> model_pb2.ModelSpec:
-  spec = model_pb2.ModelSpec(name=name)
-  spec.version.value = version.number
-  return spec
+def _unmeasured(answer: Callable[[Any], Any], kind: type[message.Message]) -> grpc.RpcMethodHandler:
+  """A method about the models, which TF Serving does not count either."""
+
+  def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+    try:
+      return answer(_read(kind.FromString, data)).SerializeToString()
+    except Exception as error:
+      _abort(context, error)
+
+  return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _read(read: Callable[[bytes], Any], data: bytes) -> Any:
+  # Here and not in gRPC's own hook, which writes a traceback to the log for a client's broken message.
+  try:
+    return read(data)
+  except (ValueError, message.DecodeError) as error:
+    raise RequestError(grpc.StatusCode.INTERNAL, f"Failed to parse the request: {error}") from error
+
+
+def _abort(context: grpc.ServicerContext, error: Exception) -> None:
+  if not isinstance(error, RequestError):
+    # A fault of the server itself: the operator gets the traceback, the client one line.
+    LOG.exception("a request failed")
+    error = RequestError(grpc.StatusCode.INTERNAL, " ".join(str(error).split()) or type(error).__name__)
+  context.abort(error.code, error.details)
+
+
+def _model_name(request: Any) -> str:
+  """The model that a request asks, for the metrics."""
+  if isinstance(request, PredictCall):
+    return request.model_spec.name if request.model_spec is not None else ""
+  if isinstance(request, inference_pb2.MultiInferenceRequest):
+    return request.tasks[0].model_spec.name if request.tasks else ""
+  return request.model_spec.name
 
 
 def _timeout_ms(context: grpc.ServicerContext) -> int:

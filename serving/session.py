@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import meta_graph_pb2
+from google.protobuf import text_format
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.saved_model import loader_impl
+
+from serving.errors import ServingError
 
 SERVE_TAG = "serve"
 
@@ -20,28 +23,70 @@ def register_ops() -> None:
     importlib.import_module("tensorflow_text")
 
 
+def session_config(
+  config_file: str = "", intra_op_threads: int = 0, inter_op_threads: int = 0
+) -> config_pb2.ConfigProto:
+  """How a session is to run.
+
+  Args:
+    config_file: a tensorflow.ConfigProto in text format; "": none.
+    intra_op_threads, inter_op_threads: threads within one op, and of ops side by side; they take precedence over the
+      file's. 0: the file's, or else TensorFlow chooses.
+
+  Raises:
+    ServingError: the file cannot be read, or holds something else.
+  """
+  config = config_pb2.ConfigProto()
+  # Threads that find no work would turn in circles for a while, on the processors that other requests wait for: a small
+  # model's run costs twice the processor time then.
+  config.experimental.disable_thread_spinning = not config_file
+  if config_file:
+    try:
+      with open(config_file, encoding="utf-8") as file:
+        text_format.Parse(file.read(), config)
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+      reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+      raise ServingError(
+        f"session configuration file {config_file}: {reason}; it must hold a tensorflow.ConfigProto as text"
+      ) from error
+  if intra_op_threads:
+    config.intra_op_parallelism_threads = intra_op_threads
+  if inter_op_threads:
+    config.inter_op_parallelism_threads = inter_op_threads
+  return config
+
+
 class SavedModelSession:
   """One loaded SavedModel. Any number of threads may call `run` at once.
 
   Args:
     path: directory of the SavedModel.
-    intra_op_threads, inter_op_threads: threads within one op, and of ops side by side; 0: TensorFlow chooses.
+    intra_op_threads, inter_op_threads: see `session_config`.
+    tags: of the meta graph that is loaded.
+    config_file: see `session_config`.
 
   Raises:
+    ServingError: `config_file` cannot be read.
     Exception: whatever TensorFlow's loader raises for an export that it cannot load.
   """
 
-  def __init__(self, path: str, intra_op_threads: int = 0, inter_op_threads: int = 0):
+  def __init__(
+    self,
+    path: str,
+    intra_op_threads: int = 0,
+    inter_op_threads: int = 0,
+    *,
+    tags: Sequence[str] = (SERVE_TAG,),
+    config_file: str = "",
+  ):
     register_ops()
-    config = tf.compat.v1.ConfigProto(
-      intra_op_parallelism_threads=intra_op_threads, inter_op_parallelism_threads=inter_op_threads
-    )
+    config = session_config(config_file, intra_op_threads, inter_op_threads)
     graph = tf.Graph()
     self._session = tf.compat.v1.Session(graph=graph, config=config)
     try:
       with graph.as_default():
         # What tf.compat.v1.saved_model.load calls, without its warning on the operator's terminal.
-        loaded = loader_impl.SavedModelLoader(path).load(self._session, [SERVE_TAG])
+        loaded = loader_impl.SavedModelLoader(path).load(self._session, list(tags))
     except Exception:
       _free(self._session)
       raise
@@ -72,7 +117,7 @@ class SavedModelSession:
     options = None
     if timeout_ms:
       options = pywrap_tf_session.TF_NewBufferFromString(
-        tf.compat.v1.RunOptions(timeout_in_ms=timeout_ms).SerializeToString()
+        config_pb2.RunOptions(timeout_in_ms=timeout_ms).SerializeToString()
       )
     try:
       values = pywrap_tf_session.TF_SessionRun_wrapper(

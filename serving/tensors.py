@@ -1,44 +1,97 @@
-"""Tensors between serialized TensorProtos and numpy arrays.
+"""Tensors between serialized TensorProtos and numpy arrays, without TensorFlow.
 
-Protocol buffers hand a repeated field over value by value. The values of a float tensor are one packed run of
-bytes in the message, and so is `tensor_content`: such runs are read and written in one piece.
+Message classes hand a repeated field over value by value. The values of a tensor are one packed run of bytes in the
+message, and so is `tensor_content`: such runs are read and written in one piece.
 
-Source: tensorflow/core/framework/tensor.proto and tensor.cc (Tensor::FromProto, Tensor::AsProtoField)
+Source: tensorflow/core/framework/{tensor,types}.proto and tensor.cc (Tensor::FromProto, Tensor::AsProtoField)
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
+import ml_dtypes
 import numpy as np
 from google.protobuf import message
-from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
-from tensorflow.python.framework import dtypes
 
-from serving.varint import Buffer, read_varint, skip_field, tagged
+from serving.protos import TensorProto
+from serving.varint import Buffer, read_varint, skip_field, tagged, write_varint
 
 # No message holds more, so a larger tensor is one whose values are left out.
 MAX_TENSOR_BYTES = 2**31 - 1
 
-# Field of TensorProto that holds a dtype's values, after tensor.proto.
-_INT_TYPES = (np.int32, np.int16, np.int8, np.uint16, np.uint8)
-_VALUE_FIELDS = {np.dtype(dtype): "int_val" for dtype in _INT_TYPES} | {
-  np.dtype(np.float32): "float_val",
-  np.dtype(np.float64): "double_val",
-  np.dtype(np.int64): "int64_val",
-  np.dtype(np.uint32): "uint32_val",
-  np.dtype(np.uint64): "uint64_val",
-  np.dtype(np.bool_): "bool_val",
-  np.dtype(np.complex64): "scomplex_val",
-  np.dtype(np.complex128): "dcomplex_val",
-  np.dtype(np.float16): "half_val",
-  np.dtype(dtypes.bfloat16.as_numpy_dtype): "half_val",
-  np.dtype(object): "string_val",
+DT_STRING = 7
+_REF_OFFSET = 100  # from a dtype's enum to that of a reference to it
+
+# {enum of DataType: (TensorFlow's name, numpy dtype, field of TensorProto that holds its values)}
+_DTYPES = {
+  enum: (name, np.dtype(dtype), field)
+  for enum, name, dtype, field in (
+    (1, "float32", np.float32, "float_val"),
+    (2, "float64", np.float64, "double_val"),
+    (3, "int32", np.int32, "int_val"),
+    (4, "uint8", np.uint8, "int_val"),
+    (5, "int16", np.int16, "int_val"),
+    (6, "int8", np.int8, "int_val"),
+    (7, "string", object, "string_val"),
+    (8, "complex64", np.complex64, "scomplex_val"),
+    (9, "int64", np.int64, "int64_val"),
+    (10, "bool", np.bool_, "bool_val"),
+    # TensorFlow's numpy dtypes of quantized values have one field, so that they are told from plain integers.
+    (11, "qint8", [("qint8", np.int8)], "int_val"),
+    (12, "quint8", [("quint8", np.uint8)], "int_val"),
+    (13, "qint32", [("qint32", np.int32)], "int_val"),
+    (14, "bfloat16", ml_dtypes.bfloat16, "half_val"),
+    (15, "qint16", [("qint16", np.int16)], "int_val"),
+    (16, "quint16", [("quint16", np.uint16)], "int_val"),
+    (17, "uint16", np.uint16, "int_val"),
+    (18, "complex128", np.complex128, "dcomplex_val"),
+    (19, "float16", np.float16, "half_val"),
+    (22, "uint32", np.uint32, "uint32_val"),
+    (23, "uint64", np.uint64, "uint64_val"),
+    (24, "float8_e5m2", ml_dtypes.float8_e5m2, "float8_val"),
+    (25, "float8_e4m3fn", ml_dtypes.float8_e4m3fn, "float8_val"),
+    (29, "int4", ml_dtypes.int4, "int_val"),
+    (30, "uint4", ml_dtypes.uint4, "int_val"),
+  )
 }
-# Tags of fields whose bytes are the array's own, little-endian: packed runs, and tensor_content.
-_RAW_RUNS = {"float_val": 0x2A, "double_val": 0x32}
+_ENUMS = {dtype: enum for enum, (_, dtype, _) in _DTYPES.items()}
+_NAMES = {enum: name for enum, (name, _, _) in _DTYPES.items()} | {20: "resource", 21: "variant"}
+
+# Tags of fields whose bytes are the array's own, little-endian, and of fields of packed varints, which are read and
+# written in one piece where each takes one byte: class ids, masks, flags.
+_ONE_BYTE = 0x80  # varints below take one byte
 _CONTENT = 0x22
+_RAW_RUNS = {"float_val": 0x2A, "double_val": 0x32, "scomplex_val": 0x4A, "dcomplex_val": 0x62}
+_VARINT_RUNS = {"int_val": 0x3A, "int64_val": 0x52, "bool_val": 0x5A, "half_val": 0x6A}
+_RUNS = _RAW_RUNS | _VARINT_RUNS
+_RUN_TAGS = frozenset((_CONTENT, *_RUNS.values()))
 _HEAD_TAGS = (0x08, 0x12, 0x18)  # dtype, tensor_shape, version_number
+
+
+def dtype_name(enum: int) -> str:
+  """TensorFlow's name of a DataType, such as "float32".
+
+  Raises:
+    ValueError: there is no such type.
+  """
+  is_reference = enum > _REF_OFFSET
+  name = _NAMES.get(enum - _REF_OFFSET if is_reference else enum)
+  if name is None:
+    raise ValueError(f"unknown dtype {enum}")
+  return f"{name}_ref" if is_reference else name
+
+
+def numpy_dtype(enum: int) -> np.dtype:
+  """The numpy dtype of a DataType; object for strings.
+
+  Raises:
+    ValueError: there is no such type, or no tensor of it can be sent.
+  """
+  if enum not in _DTYPES:
+    raise ValueError(f"dtype {dtype_name(enum)} cannot be sent as a tensor")
+  return _DTYPES[enum][1]
 
 
 def encode_tensor(array: np.ndarray) -> bytes:
@@ -50,29 +103,33 @@ def encode_tensor(array: np.ndarray) -> bytes:
   Raises:
     ValueError: the dtype has no TensorProto field.
   """
-  field = _VALUE_FIELDS.get(array.dtype)
-  if field is None:
-    raise ValueError(f"dtype {array.dtype} cannot be sent as a tensor")
-  proto = tensor_pb2.TensorProto(dtype=_enum(array.dtype), tensor_shape=_shape_proto(array.shape))
+  array = _in_native_order(array)
+  enum = _enum(array.dtype)
+  field = _DTYPES[enum][2]
+  head = _head(enum, array.shape)
+  if not array.size:
+    return head
   if field in _RAW_RUNS:
-    run = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
-    head = proto.SerializeToString()
-    return head + tagged(_RAW_RUNS[field], run) if run else head
-  if field == "half_val":
-    array = array.view(np.uint16)
-  elif field.endswith("complex_val"):
-    array = np.ascontiguousarray(array).view(array.real.dtype)
-  getattr(proto, field).extend(array.ravel().tolist())
-  return proto.SerializeToString()
+    return head + tagged(_RAW_RUNS[field], array.tobytes())
+  if field in _VARINT_RUNS:
+    array = _integers(array, field)
+    if array.min() >= 0 and array.max() < _ONE_BYTE:
+      return head + tagged(_VARINT_RUNS[field], array.astype(np.uint8).tobytes())
+  values = array.tobytes() if field == "float8_val" else array.ravel().tolist()
+  return head + TensorProto(**{field: values}).SerializeToString()
 
 
 def encode_tensor_content(array: np.ndarray) -> bytes:
-  """Serialized TensorProto of an array, its bytes in `tensor_content`; strings in `string_val`."""
+  """Serialized TensorProto of an array, its bytes in `tensor_content`; strings in `string_val`.
+
+  Raises:
+    ValueError: the dtype has no TensorProto field.
+  """
   if array.dtype.kind == "O":
     return encode_tensor(array)
-  proto = tensor_pb2.TensorProto(dtype=_enum(array.dtype), tensor_shape=_shape_proto(array.shape))
-  proto.tensor_content = np.ascontiguousarray(array).tobytes()
-  return proto.SerializeToString()
+  array = _in_native_order(array)
+  head = _head(_enum(array.dtype), array.shape)
+  return head + tagged(_CONTENT, array.tobytes()) if array.size else head
 
 
 def decode_tensor(data: Buffer) -> np.ndarray:
@@ -86,69 +143,120 @@ def decode_tensor(data: Buffer) -> np.ndarray:
   data = memoryview(data)
   head, tag, run = _split_run(data)
   proto = _parse(head)
-  dtype = _numpy_dtype(proto.dtype)
-  if run is None or dtype.kind == "O" or tag not in (_CONTENT, _RAW_RUNS.get(_VALUE_FIELDS[dtype])):
-    # A run that does not belong to the dtype: the official parser knows what it means.
+  dtype = numpy_dtype(proto.dtype)
+  field = _DTYPES[proto.dtype][2]
+  if run is None or not _is_plain(run, tag, dtype, field):
     proto, run = _parse(data), None
-  shape = _known_shape(proto.tensor_shape)
+  shape = _known_shape(proto)
   size = math.prod(shape)
   if size * dtype.itemsize > MAX_TENSOR_BYTES:
     raise ValueError(f"a tensor of shape {shape} is larger than any message")
-  if run is None and not proto.tensor_content:
-    values = _field_values(proto, dtype)
-  elif dtype.kind == "O":
-    return _strings(proto.tensor_content, size).reshape(shape)
-  else:
-    values = _little_endian(proto.tensor_content if run is None else run, dtype)
-    if (run is None or tag == _CONTENT) and values.size != size:
-      raise ValueError(f"tensor_content holds {values.size} values, the shape asks for {size}")
+  content = run if tag == _CONTENT and run is not None else proto.tensor_content
+  if len(content):
+    return _from_content(content, dtype, size).reshape(shape)
+  values = _from_field(getattr(proto, field), dtype, field) if run is None else _from_run(run, dtype, field)
   return _filled(values, size, dtype).reshape(shape)
 
 
-def _parse(data: Buffer) -> tensor_pb2.TensorProto:
+def _in_native_order(array: np.ndarray) -> np.ndarray:
+  return array.astype(array.dtype.newbyteorder("=")) if array.dtype.byteorder == ">" else array
+
+
+def _enum(dtype: np.dtype) -> int:
+  enum = _ENUMS.get(dtype)
+  if enum is None:
+    raise ValueError(f"dtype {dtype} cannot be sent as a tensor")
+  return enum
+
+
+@functools.lru_cache(maxsize=1024)
+def _head(enum: int, shape: tuple[int, ...]) -> bytes:
+  """The fields dtype and tensor_shape of a serialized TensorProto."""
+  dims = b"".join(tagged(0x12, b"\x08" + write_varint(size)) for size in shape)
+  return b"\x08" + write_varint(enum) + tagged(0x12, dims)
+
+
+def _integers(array: np.ndarray, field: str) -> np.ndarray:
+  """The integers, flat, that stand for an array's values in a field of varints."""
+  flat = np.ascontiguousarray(array).reshape(-1)
+  if field == "half_val":
+    return flat.view(np.uint16)
+  if flat.dtype.names:
+    return flat.view(flat.dtype[0])
+  return flat.astype(np.int8) if flat.dtype.kind == "V" else flat  # ml_dtypes' integers of four bits
+
+
+def _parse(data: Buffer) -> TensorProto:
   try:
-    return tensor_pb2.TensorProto.FromString(bytes(data))
+    return TensorProto.FromString(bytes(data))
   except message.DecodeError as error:
     raise ValueError("not a TensorProto") from error
 
 
-def _enum(dtype: np.dtype) -> int:
-  return types_pb2.DT_STRING if dtype.kind == "O" else dtypes.as_dtype(dtype).as_datatype_enum
-
-
-def _numpy_dtype(enum: int) -> np.dtype:
-  try:
-    dtype = np.dtype(dtypes.as_dtype(enum).as_numpy_dtype)
-  except (TypeError, KeyError) as error:
-    raise ValueError(f"unknown dtype {enum}") from error
-  if dtype not in _VALUE_FIELDS or (dtype.kind == "O" and enum != types_pb2.DT_STRING):
-    raise ValueError(f"dtype {dtypes.as_dtype(enum).name} cannot be sent as a tensor")
-  return dtype
-
-
-def _shape_proto(shape: tuple[int, ...]) -> tensor_shape_pb2.TensorShapeProto:
-  return tensor_shape_pb2.TensorShapeProto(
-    dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in shape]
-  )
-
-
-def _known_shape(proto: tensor_shape_pb2.TensorShapeProto) -> tuple[int, ...]:
-  shape = tuple(dim.size for dim in proto.dim)
-  if proto.unknown_rank or any(size < 0 for size in shape):
+def _known_shape(proto: TensorProto) -> tuple[int, ...]:
+  shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+  if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
     raise ValueError("the tensor's shape is not fully known")
   return shape
 
 
 def _split_run(data: memoryview) -> tuple[memoryview, int | None, memoryview | None]:
-  """A TensorProto that ends in a run of raw bytes as (head before the run, the run's tag, the run)."""
+  """A TensorProto that ends in one run of values as (head before the run, the run's tag, the run)."""
   position = 0
   while position < len(data) and data[position] in _HEAD_TAGS:
     position = skip_field(data, position)
-  if position < len(data) and data[position] in (_CONTENT, *_RAW_RUNS.values()):
+  if position < len(data) and data[position] in _RUN_TAGS:
     length, start = read_varint(data, position + 1)
     if length and start + length == len(data):
       return data[:position], data[position], data[start:]
   return data, None, None
+
+
+def _is_plain(run: memoryview, tag: int, dtype: np.dtype, field: str) -> bool:
+  """Whether a run is an array's values as they are; else the message's class knows what it means."""
+  if dtype.kind == "O" or tag not in (_CONTENT, _RUNS.get(field)):
+    return False
+  return tag == _CONTENT or field in _RAW_RUNS or np.frombuffer(run, np.uint8).max() < _ONE_BYTE
+
+
+def _from_content(content: Buffer, dtype: np.dtype, size: int) -> np.ndarray:
+  if dtype.kind == "O":
+    return _strings(bytes(content), size)
+  values = _little_endian(content, dtype)
+  if values.size != size:
+    raise ValueError(f"tensor_content holds {values.size} values, the shape asks for {size}")
+  return values
+
+
+def _from_run(run: Buffer, dtype: np.dtype, field: str) -> np.ndarray:
+  return (
+    _little_endian(run, dtype) if field in _RAW_RUNS else _of_integers(np.frombuffer(run, np.uint8), dtype)
+  )
+
+
+def _from_field(given: object, dtype: np.dtype, field: str) -> np.ndarray:
+  """The values of a parsed TensorProto's field, of any way in which they may have been sent."""
+  if dtype.kind == "O":
+    values = np.empty(len(given), object)
+    values[:] = given
+    return values
+  if field == "float8_val":
+    return np.frombuffer(given, dtype)
+  if field in ("scomplex_val", "dcomplex_val"):
+    part = np.float32 if dtype == np.complex64 else np.float64
+    return np.fromiter(given, part, len(given) // 2 * 2).view(dtype)
+  if field in _VARINT_RUNS:
+    return _of_integers(np.fromiter(given, np.int64, len(given)), dtype)
+  return np.fromiter(given, dtype, len(given))
+
+
+def _of_integers(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+  """The inverse of `_integers`, from 64-bit or 8-bit integers."""
+  if dtype.names:
+    return values.astype(dtype[0]).view(dtype)
+  if dtype in (np.float16, ml_dtypes.bfloat16):
+    return values.astype(np.uint16).view(dtype)
+  return values.astype(dtype)
 
 
 def _little_endian(run: Buffer, dtype: np.dtype) -> np.ndarray:
@@ -170,21 +278,6 @@ def _strings(content: bytes, size: int) -> np.ndarray:
     values[i] = content[position : position + length]
     position += length
   return values
-
-
-def _field_values(proto: tensor_pb2.TensorProto, dtype: np.dtype) -> np.ndarray:
-  field = _VALUE_FIELDS[dtype]
-  given = getattr(proto, field)
-  if dtype.kind == "O":
-    values = np.empty(len(given), object)
-    values[:] = given
-    return values
-  if field == "half_val":
-    return np.fromiter(given, np.uint16, len(given)).view(dtype)
-  if field.endswith("complex_val"):
-    part = np.float32 if dtype == np.complex64 else np.float64
-    return np.fromiter(given, part, len(given) // 2 * 2).view(dtype)
-  return np.fromiter(given, np.int64 if field == "int_val" else dtype, len(given)).astype(dtype)
 
 
 def _filled(values: np.ndarray, size: int, dtype: np.dtype) -> np.ndarray:

@@ -142,27 +142,25 @@ class _TrialProcess:
         break
     with open(self._port_file, encoding="utf-8") as file:
       address = f"127.0.0.1:{file.read()}"
-    with PredictClient(address, max(0.1, deadline - time.monotonic())) as client:
-      self._await_version(client, deadline)
-      return [self._ask(client, request, deadline) for request in requests]
+    self._await_version(address, deadline)
+    return [self._ask(address, request, deadline) for request in requests]
 
-  def _await_version(self, client: PredictClient, deadline: float) -> None:
+  def _await_version(self, address: str, deadline: float) -> None:
     for _ in _until(deadline, "waiting for the server to load the export"):
       self._check_alive("load failed: the server")
-      with contextlib.suppress(
-        ServingError
-      ):  # before its first look at the base path the server knows no version
+      # Before its first look at the base path the server knows no version.
+      with contextlib.suppress(ServingError), _client(address, deadline) as client:
         (version,) = client.status(self._model_name)
         if version.state == "AVAILABLE":
           return
         if version.state == "END":
           raise TrialFailed(f"load failed: the server: {version.error}")
 
-  def _ask(self, client: PredictClient, request: Request, deadline: float) -> dict[str, np.ndarray]:
+  def _ask(self, address: str, request: Request, deadline: float) -> dict[str, np.ndarray]:
     signature_name, inputs = request
-    client.timeout_s = max(0.001, deadline - time.monotonic())
     try:
-      return client.predict(self._model_name, inputs, signature_name)[0]
+      with _client(address, deadline) as client:
+        return client.predict(self._model_name, inputs, signature_name)[0]
     except ServingError as error:
       if time.monotonic() >= deadline:
         raise TimeoutError(f"asking the server for {signature_name}") from error
@@ -184,6 +182,11 @@ class _TrialProcess:
     with open(self._log, encoding="utf-8", errors="replace") as file:
       lines = [line.strip() for line in file if line.strip()]
     return lines[-1] if lines else f"the process ended with status {status}"
+
+
+def _client(address: str, deadline: float) -> PredictClient:
+  # One attempt: a server that is gone will not come back.
+  return PredictClient(address, max(0.1, deadline - time.monotonic()), max_attempts=1)
 
 
 def _until(deadline: float, doing: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Warm-up requests inside an export: TF Serving replays them before a version becomes available.
 
-Source: https://www.tensorflow.org/tfx/serving/saved_model_warmup
+Source: https://www.tensorflow.org/tfx/serving/saved_model_warmup,
+tensorflow_serving/servables/tensorflow/{saved_model_warmup,saved_model_warmup_util}.cc
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
+import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
+from google.protobuf import message
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving.errors import invalid_argument
+from serving.errors import RequestError, invalid_argument
+from serving.inference import Session, classify, multi_inference, regress
+from serving.predict import predict
 from serving.tensors import decode_tensor, encode_tensor
-from serving.wire import PredictCall, read_predict_request, write_predict_request
 
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MAX_WARMUP_REQUESTS = 1000
@@ -59,19 +63,60 @@ def read_warmup_requests(export_dir: str) -> list[tuple[str, dict[str, np.ndarra
   Raises:
     RequestError: the file cannot be read or holds more than 1000 records.
   """
+  requests = [
+    log.predict_log.request for log in _read_logs(export_dir) if log.WhichOneof("log_type") == "predict_log"
+  ]
   return [
-    (call.model_spec.signature_name, {name: decode_tensor(data) for name, data in call.inputs.items()})
-    for call in warmup_calls(export_dir)
-    if call is not None
+    (
+      request.model_spec.signature_name,
+      {name: decode_tensor(tensor.SerializeToString()) for name, tensor in request.inputs.items()},
+    )
+    for request in requests
   ]
 
 
-def warmup_calls(export_dir: str) -> Iterator[PredictCall | None]:
-  """The warm-up requests as Predict calls; None for one of another kind (Classify, Regress, MultiInference).
+def replay(session: Session, export_dir: str, iterations: int = 1, *, check_method_name: bool = False) -> int:
+  """Answers the warm-up requests of an export: Predict, Classify, Regress and MultiInference.
+
+  Args:
+    session: the loaded export.
+    iterations: how often each request is answered.
+    check_method_name: as in `serving.inference.classify`.
+
+  Returns:
+    How many records there are; 0 where the export has no warm-up file.
 
   Raises:
-    RequestError: the file cannot be read or holds more than 1000 records.
+    RequestError: a request fails, or the file cannot be read or holds more than 1000 records.
   """
+  count = 0
+  for log in _read_logs(export_dir):
+    for _ in range(iterations):
+      _answer(session, log, check_method_name)
+    count += 1
+  return count
+
+
+def _answer(session: Session, log: prediction_log_pb2.PredictionLog, check_method_name: bool) -> None:
+  kind = log.WhichOneof("log_type")
+  if kind == "session_run_log":
+    number = prediction_log_pb2.PredictionLog.SESSION_RUN_LOG_FIELD_NUMBER
+    raise RequestError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}")
+  if kind not in ("predict_log", "classify_log", "regress_log", "multi_inference_log"):
+    # As TF Serving: a record without a request, or with one of a streamed answer, warms nothing up.
+    return
+  request = getattr(log, kind).request
+  if kind == "predict_log":
+    inputs = {name: tensor.SerializeToString() for name, tensor in request.inputs.items()}
+    predict(session, request.model_spec.signature_name, inputs, request.output_filter)
+  elif kind == "multi_inference_log":
+    multi_inference(session, request.tasks, request.input, check_method_name=check_method_name)
+  else:
+    answer = classify if kind == "classify_log" else regress
+    answer(session, request.model_spec.signature_name, request.input, check_method_name=check_method_name)
+
+
+def _read_logs(export_dir: str) -> Iterator[prediction_log_pb2.PredictionLog]:
   path = os.path.join(export_dir, WARMUP_FILE)
   if not os.path.isfile(path):
     return
@@ -81,21 +126,29 @@ def warmup_calls(export_dir: str) -> Iterator[PredictCall | None]:
         raise invalid_argument(
           f"Number of warmup records exceeds the maximum ({MAX_WARMUP_REQUESTS}) at {path}"
         )
-      log = prediction_log_pb2.PredictionLog.FromString(record)
-      if log.WhichOneof("log_type") == "predict_log":
-        yield read_predict_request(log.predict_log.request.SerializeToString())
-      else:
-        yield None
+      yield _parsed(record, count, path)
   except tf.errors.DataLossError as error:
+    raise RequestError(
+      grpc.StatusCode.DATA_LOSS,
+      f"{error.message}. Please verify your warmup data is in TFRecord format: {path}",
+    ) from error
+
+
+def _parsed(record: bytes, count: int, path: str) -> prediction_log_pb2.PredictionLog:
+  try:
+    return prediction_log_pb2.PredictionLog.FromString(record)
+  except message.DecodeError as error:
     raise invalid_argument(
-      f"{error.message}. Please verify your warmup data is in TFRecord format."
+      f"Failed to parse warmup record: number {count} from {path} is no PredictionLog"
     ) from error
 
 
 def _prediction_log(
   model_name: str, signature_name: str, inputs: Mapping[str, np.ndarray]
 ) -> prediction_log_pb2.PredictionLog:
-  spec = model_pb2.ModelSpec(name=model_name, signature_name=signature_name)
-  call = PredictCall(spec, {name: encode_tensor(np.asarray(array)) for name, array in inputs.items()}, [])
-  request = predict_pb2.PredictRequest.FromString(write_predict_request(call))
+  request = predict_pb2.PredictRequest()
+  request.model_spec.name = model_name
+  request.model_spec.signature_name = signature_name
+  for name, array in inputs.items():
+    request.inputs[name].MergeFromString(encode_tensor(np.asarray(array)))
   return prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))

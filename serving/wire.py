@@ -1,31 +1,35 @@
 """Predict messages between bytes on the wire and arrays.
 
-The official classes parse a request's tensors value by value before anyone looks at them. Here a message is
-split around its map of tensors, which `serving.tensors` reads and writes in one piece; everything else goes
-through the official classes. What is written is plain protocol-buffer encoding: any client reads it.
+Message classes parse a request's tensors value by value before anyone looks at them. Here a message is taken apart
+field by field, and its tensors are read and written in one piece by `serving.tensors`. What is written is plain
+protocol-buffer encoding: any client reads it.
 
-Source: https://protobuf.dev/programming-guides/encoding
+Source: https://protobuf.dev/programming-guides/encoding, tensorflow_serving/apis/predict.proto
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from google.protobuf import message
-from tensorflow_serving.apis import model_pb2, predict_pb2
 
-from serving.tensors import Buffer, decode_tensor, encode_tensor
-from serving.varint import LENGTH_DELIMITED, read_varint, skip_field, tagged
+from serving.protos import ModelSpec
+from serving.tensors import decode_tensor, encode_tensor, encode_tensor_content
+from serving.varint import LENGTH_DELIMITED, Buffer, read_varint, skip_field, tagged
 
-_KEY, _VALUE = 0x0A, 0x12  # tags in a map's entry
+# Tags of length-delimited fields, by their numbers in the messages.
+_FIELD_1, _FIELD_2, _FIELD_3 = (number << 3 | LENGTH_DELIMITED for number in (1, 2, 3))
+_REQUEST_SPEC, _REQUEST_INPUTS, _REQUEST_FILTER = _FIELD_1, _FIELD_2, _FIELD_3
+_RESPONSE_OUTPUTS, _RESPONSE_SPEC = _FIELD_1, _FIELD_2
+_KEY, _VALUE = _FIELD_1, _FIELD_2  # of a map's entry
 
 
 class PredictCall(NamedTuple):
   """A Predict request. The inputs are serialized TensorProtos; `model_spec` is None where none was sent."""
 
-  model_spec: model_pb2.ModelSpec | None
+  model_spec: ModelSpec | None
   inputs: Mapping[str, Buffer]
   output_filter: list[str]
 
@@ -33,7 +37,7 @@ class PredictCall(NamedTuple):
 class PredictAnswer(NamedTuple):
   """A Predict response with its outputs as arrays."""
 
-  model_spec: model_pb2.ModelSpec
+  model_spec: ModelSpec
   outputs: Mapping[str, np.ndarray]
 
 
@@ -43,17 +47,23 @@ def read_predict_request(data: bytes) -> PredictCall:
   Raises:
     ValueError: the bytes are no PredictRequest.
   """
-  rest, inputs = _split_map(data, predict_pb2.PredictRequest.INPUTS_FIELD_NUMBER)
-  request = _parse(predict_pb2.PredictRequest, rest)
-  spec = request.model_spec if request.HasField("model_spec") else None
-  return PredictCall(spec, inputs, list(request.output_filter))
+  specs, inputs, output_filter = [], {}, []
+  for tag, value in _fields(memoryview(data)):
+    if tag == _REQUEST_INPUTS:
+      name, tensor = _map_entry(value)
+      inputs[name] = tensor
+    elif tag == _REQUEST_SPEC:
+      specs.append(value)
+    elif tag == _REQUEST_FILTER:
+      output_filter.append(str(value, "utf-8"))
+  return PredictCall(_model_spec(specs) if specs else None, inputs, output_filter)
 
 
 def write_predict_request(call: PredictCall) -> bytes:
   """Serialized PredictRequest."""
-  request = predict_pb2.PredictRequest(model_spec=call.model_spec, output_filter=call.output_filter)
-  number = predict_pb2.PredictRequest.INPUTS_FIELD_NUMBER
-  return request.SerializeToString() + _join_map(number, call.inputs)
+  spec = b"" if call.model_spec is None else tagged(_REQUEST_SPEC, call.model_spec.SerializeToString())
+  names = [tagged(_REQUEST_FILTER, name.encode("utf-8")) for name in call.output_filter]
+  return b"".join([spec, *names, *_map_entries(_REQUEST_INPUTS, call.inputs)])
 
 
 def read_predict_response(data: bytes) -> PredictAnswer:
@@ -62,58 +72,62 @@ def read_predict_response(data: bytes) -> PredictAnswer:
   Raises:
     ValueError: the bytes are no PredictResponse, or a tensor in it cannot be read.
   """
-  rest, outputs = _split_map(data, predict_pb2.PredictResponse.OUTPUTS_FIELD_NUMBER)
-  spec = _parse(predict_pb2.PredictResponse, rest).model_spec
-  return PredictAnswer(spec, {name: decode_tensor(tensor) for name, tensor in outputs.items()})
+  specs, outputs = [], {}
+  for tag, value in _fields(memoryview(data)):
+    if tag == _RESPONSE_OUTPUTS:
+      name, tensor = _map_entry(value)
+      outputs[name] = decode_tensor(tensor)
+    elif tag == _RESPONSE_SPEC:
+      specs.append(value)
+  return PredictAnswer(_model_spec(specs), outputs)
 
 
-def write_predict_response(answer: PredictAnswer) -> bytes:
-  """Serialized PredictResponse with its outputs in typed fields (`float_val` and so on)."""
-  response = predict_pb2.PredictResponse(model_spec=answer.model_spec)
-  outputs = {name: encode_tensor(array) for name, array in answer.outputs.items()}
-  return response.SerializeToString() + _join_map(predict_pb2.PredictResponse.OUTPUTS_FIELD_NUMBER, outputs)
+def write_predict_response(answer: PredictAnswer, as_content: bool = False) -> bytes:
+  """Serialized PredictResponse.
+
+  Args:
+    as_content: whether the outputs' values stand in `tensor_content`, not in typed fields (`float_val` and so on).
+  """
+  encode = encode_tensor_content if as_content else encode_tensor
+  outputs = {name: encode(array) for name, array in answer.outputs.items()}
+  spec = tagged(_RESPONSE_SPEC, answer.model_spec.SerializeToString())
+  return b"".join([*_map_entries(_RESPONSE_OUTPUTS, outputs), spec])
 
 
-def _parse(kind: type[message.Message], data: bytes) -> message.Message:
+def _model_spec(parts: list[memoryview]) -> ModelSpec:
+  """A ModelSpec from each time that the field was sent: joined, they are what the last one changes of the first."""
   try:
-    return kind.FromString(data)
+    return ModelSpec.FromString(b"".join(parts))
   except message.DecodeError as error:
-    raise ValueError(f"not a {kind.DESCRIPTOR.name}") from error
+    raise ValueError("not a ModelSpec") from error
 
 
-def _split_map(data: bytes, number: int) -> tuple[bytes, dict[str, Buffer]]:
-  """A message as (the rest of it, its map<string, message> of that field number with values unparsed)."""
-  view = memoryview(data)
-  tag = number << 3 | LENGTH_DELIMITED
-  rest, entries, position = [], {}, 0
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+  """(tag, content) of a message's length-delimited fields whose tag is one byte; the others are passed over."""
+  position = 0
   while position < len(data):
-    end = skip_field(view, position)
-    if data[position] == tag:
-      _, start = read_varint(view, position + 1)
-      key, value = _map_entry(view[start:end])
-      entries[key] = value
+    tag = data[position]
+    if tag & 0x87 == LENGTH_DELIMITED:
+      length, start = read_varint(data, position + 1)
+      position = start + length
+      if position > len(data):
+        raise ValueError("a truncated message")
+      yield tag, data[start:position]
     else:
-      rest.append(view[position:end])
-    position = end
-  return b"".join(rest), entries
+      position = skip_field(data, position)
 
 
 def _map_entry(entry: memoryview) -> tuple[str, Buffer]:
-  key, value, position = "", b"", 0
-  while position < len(entry):
-    end = skip_field(entry, position)
-    if entry[position] in (_KEY, _VALUE):
-      _, start = read_varint(entry, position + 1)
-      if entry[position] == _KEY:
-        key = str(entry[start:end], "utf-8")
-      else:
-        value = entry[start:end]
-    position = end
+  key, value = "", b""
+  for tag, content in _fields(entry):
+    if tag == _KEY:
+      key = str(content, "utf-8")
+    elif tag == _VALUE:
+      value = content
   return key, value
 
 
-def _join_map(number: int, entries: Mapping[str, Buffer]) -> bytes:
-  tag = number << 3 | LENGTH_DELIMITED
-  return b"".join(
+def _map_entries(tag: int, entries: Mapping[str, Buffer]) -> list[bytes]:
+  return [
     tagged(tag, tagged(_KEY, key.encode("utf-8")) + tagged(_VALUE, value)) for key, value in entries.items()
-  )
+  ]

@@ -80,6 +80,7 @@ def test_served_answers_equal_in_process_ones(finished):
   import tensorflow as tf
 
   from serving.client import PredictClient
+  from serving.options import ServerOptions
   from serving.server import ModelServer
   from serving.session import register_ops
 
@@ -89,7 +90,7 @@ def test_served_answers_equal_in_process_ones(finished):
   signatures = tf.saved_model.load(summary["pushed_model"]).signatures
   expected = signatures["serving_default"](**{name: tf.constant(value) for name, value in features.items()})
   expected = {name: value.numpy() for name, value in expected.items()}
-  server = ModelServer({task.name: str(folder / "serving" / task.name)}, port=0)
+  server = ModelServer(ServerOptions(port=0), {task.name: str(folder / "serving" / task.name)})
   server.start()
   try:
     assert server.wait_until_available(60)

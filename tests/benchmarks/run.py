@@ -13,6 +13,7 @@ import sys
 FOLDER = pathlib.Path(__file__).parent
 NAMES = (
   "command_line",
+  "client_start",
   "cached_run",
   "ingest",
   "training_step",
@@ -21,6 +22,7 @@ NAMES = (
   "distillation",
   "ngram_counting",
   "ngram_scoring",
+  "model_serving",
 )
 
 

@@ -13,6 +13,7 @@ from pipeline.bulk_prediction import predict_in_bulk
 from pipeline.prediction import ServingError, predict_inputs
 from pipeline.tasks.image_classification import TASK
 from serving.export import export_saved_model
+from serving.options import ServerOptions
 from serving.server import ModelServer
 
 CLASSES = ["dark", "bright"]
@@ -63,7 +64,7 @@ def inputs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(model_dir, inputs):
   """What a server answers."""
-  server = ModelServer({"brightness": str(model_dir)}, port=0)
+  server = ModelServer(ServerOptions(port=0), {"brightness": str(model_dir)})
   server.start()
   assert server.wait_until_available(240)
   answers = list(predict_inputs(TASK, inputs, server.address, "brightness", 20))

@@ -1,6 +1,11 @@
 """Questions to a real server in this process, which answers about pictures."""
 
+import dataclasses
 import io
+import json
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ from PIL import Image
 from pipeline.prediction import ServingError, predict_inputs
 from pipeline.tasks.image_classification import TASK
 from serving.export import export_saved_model
+from serving.options import ServerOptions
 from serving.server import ModelServer
 
 CLASSES = ["dark", "bright"]
@@ -36,7 +42,7 @@ def server(tmp_path_factory):
 
   endpoints = {"serving_default": (classify, {"image": tf.TensorSpec([None], tf.string)})}
   export_saved_model(str(base_path / "1"), [], endpoints)
-  server = ModelServer({"brightness": str(base_path)}, port=0)
+  server = ModelServer(ServerOptions(port=0), {"brightness": str(base_path)})
   server.start()
   assert server.wait_until_available(240)
   yield server
@@ -75,6 +81,45 @@ def test_answers_come_in_the_order_of_the_inputs(server, pictures):
   assert text["error"].startswith(f"{paths[3]}: ")
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_a_picture_that_the_model_refuses_spoils_no_other(server, pictures, batch_size):
+  # What the reader would reject is not even sent; here the server gets it.
+  task = dataclasses.replace(TASK, encode_input=lambda path: {"image": pathlib.Path(path).read_bytes()})
+  names = ["white.png", "text.jpg", "black.png", "grey.png", "text.jpg"]
+  arguments = (server.address, "brightness", 20)
+  answers = list(
+    predict_inputs(task, [str(pictures / name) for name in names], *arguments, batch_size=batch_size)
+  )
+  assert [answer["input"] for answer in answers] == [str(pictures / name) for name in names]
+  assert [answer.get("outputs", {}).get("label") for answer in answers] == [
+    "bright",
+    None,
+    "dark",
+    "dark",
+    None,
+  ]
+  for number in (1, 4):
+    assert answers[number]["error"].startswith(f"{server.address}: INVALID_ARGUMENT: ")
+
+
+def test_inputs_are_read_as_their_answers_are_taken(server, pictures):
+  read = []
+
+  def encode(path):
+    read.append(path)
+    return {"image": (pictures / "white.png").read_bytes()}
+
+  task = dataclasses.replace(TASK, encode_input=encode)
+  answers = predict_inputs(
+    task, [str(number) for number in range(50)], server.address, "brightness", 20, batch_size=3
+  )
+  for number in range(10):
+    assert next(answers)["input"] == str(number)
+    # Two batches are in flight.
+    assert len(read) <= number // 3 * 3 + 6
+  answers.close()
+
+
 def test_pictures_are_saved_with_their_captions(server, pictures, tmp_path):
   folder = tmp_path / "new" / "folder"
   answers = ask(
@@ -110,3 +155,38 @@ def test_a_folder_that_cannot_be_made(server, pictures, tmp_path):
   (tmp_path / "taken").touch()
   with pytest.raises(ServingError, match="taken: cannot make this folder .File exists.$"):
     ask(server, [pictures / "white.png"], save_dir=str(tmp_path / "taken"))
+
+
+def test_the_command_line_does_without_tensorflow(server, pictures, tmp_path):
+  code = (
+    "import sys, atexit; "
+    "atexit.register(lambda: print(sorted({name.partition('.')[0] for name in sys.modules} & {'tensorflow', 'keras', "
+    "'tfx', 'apache_beam'}), file=sys.stderr)); "
+    "from pipeline.cli import main; main()"
+  )
+  arguments = ["--server", server.address, "--model_name", "brightness", "--batch_size", "2", "--json"]
+  done = subprocess.run(
+    [sys.executable, "-c", code, "predict", TASK.name, str(pictures), "--save", str(tmp_path), *arguments],
+    capture_output=True,
+    text=True,
+  )
+  # One of the files is no picture.
+  assert (done.returncode, done.stderr) == (1, "[]\n")
+  answers = [json.loads(line) for line in done.stdout.splitlines()]
+  assert [pathlib.Path(answer["input"]).name for answer in answers] == [
+    "black.png",
+    "grey.png",
+    "text.jpg",
+    "white.png",
+  ]
+  assert [answer.get("outputs", {}).get("label") for answer in answers] == ["dark", "dark", None, "bright"]
+  assert (tmp_path / "0003_white.png").stat().st_size > 0
+
+
+def test_a_batch_holds_at_least_one_input(pictures):
+  done = subprocess.run(
+    [sys.executable, "-m", "pipeline.cli", "predict", TASK.name, str(pictures), "--batch_size", "0"],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2 and "--batch_size" in done.stderr and "Traceback" not in done.stderr

@@ -13,6 +13,7 @@ from pipeline import cli
 from pipeline.prediction import ServingError, SummaryFile, list_inputs, predict_inputs
 from pipeline.tasks import TASKS
 from serving.export import export_saved_model
+from serving.options import ServerOptions
 from serving.server import ModelServer
 
 DETECTION, SEGMENTATION = TASKS["object_detection"], TASKS["semantic_segmentation"]
@@ -65,7 +66,9 @@ def server(tmp_path_factory):
   spec = {"image": tf.TensorSpec([None], tf.string)}
   for task, function in ((DETECTION, detect), (SEGMENTATION, segment)):
     export_saved_model(str(folder / task.name / "1"), [], {"serving_default": (function, spec)})
-  server = ModelServer({task.name: str(folder / task.name) for task in (DETECTION, SEGMENTATION)}, port=0)
+  server = ModelServer(
+    ServerOptions(port=0), {task.name: str(folder / task.name) for task in (DETECTION, SEGMENTATION)}
+  )
   server.start()
   assert server.wait_until_available(240)
   yield server

@@ -9,6 +9,7 @@ from pipeline.prediction import Generation, ServingError, predict_inputs, read_l
 from pipeline.tasks.image_classification import TASK as PICTURES
 from pipeline.tasks.language_model import LanguageModelConfig
 from serving.export import export_saved_model
+from serving.options import ServerOptions
 from serving.server import ModelServer
 from trainers.models.ngram import NgramModel
 from trainers.ngram.arpa_reader import read_arpa
@@ -58,7 +59,7 @@ def server(tmp_path_factory):
     **language_signatures(model, to_inputs, WORDS, "words", settings),
   }
   export_saved_model(str(folder / "models" / "1"), [], endpoints)
-  server = ModelServer({"words": str(folder / "models")}, port=0)
+  server = ModelServer(ServerOptions(port=0), {"words": str(folder / "models")})
   server.start()
   assert server.wait_until_available(240)
   yield server

@@ -1,39 +1,35 @@
-"""Deployment files for the real TF Serving, validated offline."""
+"""Deployment files: valid offline, fitting each other, the pushed folders and the embedded server's flags."""
 
 import http.server
 import re
 import shutil
 import subprocess
 import threading
+import urllib.request
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
-from google.protobuf import text_format
-from tensorflow_serving.config import model_server_config_pb2
+
+from serving.batching import BatchingSettings
+from serving.config_files import model_configs, read_batching, read_metrics_path, read_models
+from serving.model_config import TENSORFLOW_PLATFORM
+from serving.options import ServerOptions, parse_flags
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPOSE = ROOT / "serving" / "deploy" / "docker-compose.yaml"
-MODELS_CONFIG = ROOT / "serving" / "deploy" / "models.config"
-MANIFEST = ROOT / "kubeflow" / "manifests" / "serving.yaml"
+DEPLOY = ROOT / "serving" / "deploy"
+COMPOSE = DEPLOY / "docker-compose.yaml"
+MANIFESTS = ROOT / "kubeflow" / "manifests"
 KUBERNETES_VERSIONS = ("1.27", "1.31", kubernetes_validate.latest_version())
-# As tensorflow_model_server --help lists them.
-FLAGS = {
-  "port", "grpc_socket_path", "rest_api_port", "rest_api_num_threads", "rest_api_timeout_in_ms",
-  "rest_api_enable_cors_support", "enable_batching", "allow_version_labels_for_unavailable_models",
-  "batching_parameters_file", "enable_per_model_batching_parameters", "model_config_file",
-  "model_config_file_poll_wait_seconds", "model_name", "model_base_path", "num_load_threads",
-  "num_unload_threads", "max_num_load_retries", "load_retry_interval_micros", "file_system_poll_wait_seconds",
-  "flush_filesystem_caches", "tensorflow_session_parallelism", "tensorflow_session_config_file",
-  "tensorflow_intra_op_parallelism", "tensorflow_inter_op_parallelism", "use_alts_credentials",
-  "ssl_config_file", "platform_config_file", "per_process_gpu_memory_fraction", "saved_model_tags",
-  "grpc_channel_arguments", "grpc_max_threads", "enable_model_warmup", "num_request_iterations_for_warmup",
-  "version", "monitoring_config_file", "remove_unused_fields_from_bundle_metagraph", "prefer_tflite_model",
-  "enable_signature_method_name_check", "enable_profiler", "thread_pool_factory_config_file",
-  "mixed_precision", "skip_initialize_tpu", "enable_grpc_healthcheck_service",
-  "enable_serialization_as_tensor_content",
-}  # fmt: skip
+CONFIG_FILES = {
+  "model_config_file": "models.config",
+  "batching_parameters_file": "batching.config",
+  "monitoring_config_file": "monitoring.config",
+}
+METRICS_PATH = "/monitoring/prometheus/metrics"
+# Flags of the embedded server that tensorflow_model_server does not know.
+OUR_FLAGS = {"host", "port_file", "rest_port_file", "num_processes"}
 
 
 @pytest.fixture(scope="module")
@@ -41,29 +37,61 @@ def service():
   return yaml.safe_load(COMPOSE.read_text())["services"]["tensorflow-serving"]
 
 
+def documents_of(name):
+  return list(yaml.safe_load_all((MANIFESTS / name).read_text()))
+
+
 @pytest.fixture(scope="module")
 def manifest():
-  """{kind: document}."""
-  documents = list(yaml.safe_load_all(MANIFEST.read_text()))
-  assert len({document["kind"] for document in documents}) == len(documents)
-  return {document["kind"]: document for document in documents}
+  """{kind: document} of serving.yaml; the ConfigMaps, of which there are several, by their names."""
+  documents = documents_of("serving.yaml")
+  found = {}
+  for document in documents:
+    name = document["metadata"]["name"]
+    found[name if document["kind"] == "ConfigMap" else document["kind"]] = document
+  assert len(found) == len(documents)
+  return found
+
+
+def pod_spec(manifest):
+  return manifest["Deployment"]["spec"]["template"]["spec"]
 
 
 def container(manifest):
-  (found,) = manifest["Deployment"]["spec"]["template"]["spec"]["containers"]
+  (found,) = pod_spec(manifest)["containers"]
   return found
 
 
 def flags_of(arguments):
   found = dict(re.fullmatch(r"--(\w+)=(.+)", argument).groups() for argument in arguments)
-  assert set(found) <= FLAGS
+  assert len(found) == len(arguments)
+  assert set(found) <= set(ServerOptions.model_fields) - OUR_FLAGS
   return found
 
 
-def models_of(text):
-  config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-  assert all(model.model_platform == "tensorflow" for model in config.model_config_list.config)
-  return {model.name: model.base_path for model in config.model_config_list.config}
+def config_maps_of(manifest):
+  """{file: text} of the ConfigMaps that the pod mounts."""
+  volumes = {volume["name"]: volume for volume in pod_spec(manifest)["volumes"]}
+  names = [source["configMap"]["name"] for source in volumes["config"]["projected"]["sources"]]
+  data = {}
+  for name in names:
+    data.update(manifest[name]["data"])
+  assert len(names) == len(data) == 3
+  return data
+
+
+def written(data, folder):
+  """A folder with these files."""
+  folder.mkdir()
+  for name, text in data.items():
+    (folder / name).write_text(text)
+  return folder
+
+
+def models_of(folder):
+  models = model_configs(read_models(str(folder / "models.config")))
+  assert all(model.platform == TENSORFLOW_PLATFORM for model in models)
+  return {model.name: model.base_path for model in models}
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
@@ -94,13 +122,14 @@ def test_the_parts_of_the_manifest_belong_together(manifest):
   assert manifest["Service"]["spec"]["clusterIP"] == "None"
   named = {port["name"]: port["containerPort"] for port in container(manifest)["ports"]}
   assert {port["targetPort"]: port["port"] for port in manifest["Service"]["spec"]["ports"]} == named
-  mounts = {mount["name"] for mount in container(manifest)["volumeMounts"]}
-  volumes = {
-    volume["name"]: volume for volume in manifest["Deployment"]["spec"]["template"]["spec"]["volumes"]
+  mounts = {mount["name"]: mount for mount in container(manifest)["volumeMounts"]}
+  volumes = {volume["name"]: volume for volume in pod_spec(manifest)["volumes"]}
+  assert set(mounts) == set(volumes)
+  assert volumes["models"]["persistentVolumeClaim"] == {
+    "claimName": documents_of("pipeline-volume.yaml")[0]["metadata"]["name"],
+    "readOnly": True,
   }
-  assert mounts == set(volumes)
-  assert volumes["models"]["persistentVolumeClaim"]["readOnly"] is True
-  assert volumes["config"]["configMap"]["name"] == manifest["ConfigMap"]["metadata"]["name"]
+  assert mounts["models"]["readOnly"] is True and mounts["config"]["readOnly"] is True
 
 
 def test_the_flags_fit_the_ports_the_probes_and_the_files(manifest):
@@ -109,20 +138,44 @@ def test_the_flags_fit_the_ports_the_probes_and_the_files(manifest):
   assert (flags["port"], flags["rest_api_port"]) == (ports["grpc"], ports["rest"]) == ("8500", "8501")
   for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
     assert container(manifest)[probe]["grpc"]["port"] == 8500
-  assert flags["enable_grpc_healthcheck_service"] == "true"
+  assert flags["enable_grpc_healthcheck_service"] == flags["enable_batching"] == "true"
   mounts = {mount["name"]: mount["mountPath"] for mount in container(manifest)["volumeMounts"]}
-  assert flags["model_config_file"] == f"{mounts['config']}/models.config"
-  models = models_of(manifest["ConfigMap"]["data"]["models.config"])
-  assert models and all(path == f"{mounts['models']}/{name}" for name, path in models.items())
+  data = config_maps_of(manifest)
+  assert {flag: flags[flag] for flag in CONFIG_FILES} == {
+    flag: f"{mounts['config']}/{file}" for flag, file in CONFIG_FILES.items()
+  }
+  assert set(data) == set(CONFIG_FILES.values())
 
 
-def test_models_config_names_models_that_are_pushed(manifest):
+def test_prometheus_finds_the_metrics(manifest):
+  annotations = manifest["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+  assert annotations == {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": flags_of(container(manifest)["args"])["rest_api_port"],
+    "prometheus.io/path": METRICS_PATH,
+  }
+
+
+def test_the_configuration_is_the_same_everywhere(manifest, tmp_path):
+  folder = written(config_maps_of(manifest), tmp_path / "serving")
+  assert models_of(folder) == models_of(DEPLOY)
+  for place in (DEPLOY, folder):
+    settings = BatchingSettings.from_parameters(read_batching(str(place / "batching.config")))
+    # `deepline predict` sends 8 examples at once, and a larger request than max_batch_size is refused.
+    assert settings.max_batch_size == 32
+    assert (settings.batch_timeout_us, settings.max_enqueued_batches) == (1000, 100)
+    assert read_metrics_path(str(place / "monitoring.config"), "/elsewhere") == METRICS_PATH
+
+
+def test_models_config_names_models_where_they_are_pushed(manifest, tmp_path):
   from pipeline.tasks import TASKS
 
-  models = models_of(MODELS_CONFIG.read_text())
+  models = models_of(DEPLOY)
+  mounts = {mount["name"]: mount for mount in container(manifest)["volumeMounts"]}
   assert models and set(models) <= set(TASKS)
   assert all(path == f"/models/{name}" for name, path in models.items())
-  assert models_of(manifest["ConfigMap"]["data"]["models.config"]) == models
+  # The pipelines push to serving/TASK/VERSION on the volume; its folder "serving" is /models.
+  assert (mounts["models"]["mountPath"], mounts["models"]["subPath"]) == ("/models", "serving")
 
 
 def test_the_compose_file(service):
@@ -132,15 +185,61 @@ def test_the_compose_file(service):
   assert service["ports"] == [f"{port}:{port}" for port in (flags["port"], flags["rest_api_port"])]
   assert service["ports"] == ["8500:8500", "8501:8501"]
   mounts = {volume["target"]: volume for volume in service["volumes"]}
+  assert set(mounts) == {"/models", "/etc/tensorflow-serving"}
   assert all(volume["read_only"] is True for volume in mounts.values())
-  assert set(mounts) == {"/models", flags["model_config_file"]}
-  assert (COMPOSE.parent / mounts[flags["model_config_file"]]["source"]).resolve() == MODELS_CONFIG
+  assert (COMPOSE.parent / mounts["/etc/tensorflow-serving"]["source"]).resolve() == DEPLOY
+  assert {flag: flags[flag] for flag in CONFIG_FILES} == {
+    flag: f"/etc/tensorflow-serving/{file}" for flag, file in CONFIG_FILES.items()
+  }
+  assert all((DEPLOY / file).is_file() for file in CONFIG_FILES.values())
   default = re.fullmatch(r"\$\{DEEPLINE_SERVING:-(.+)\}", mounts["/models"]["source"]).group(1)
   assert (COMPOSE.parent / default).resolve() == ROOT / "runs" / "image_classification" / "serving"
+  # Of the default folder, in which there is that one model.
+  assert set(models_of(DEPLOY)) == {"image_classification"}
 
 
 def test_both_deployments_run_the_same_image(service, manifest):
   assert service["image"] == container(manifest)["image"]
+
+
+@pytest.mark.parametrize("place", ["compose", "kubernetes"])
+def test_the_embedded_server_runs_with_the_same_flags_and_files(place, service, manifest, push, tmp_path):
+  """On a folder as the Pusher leaves it, with the paths of this machine in the place of the container's."""
+  from serving.server import ModelServer
+
+  pushed = tmp_path / "serving" / "image_classification"
+  pushed.mkdir(parents=True)
+  push(str(pushed), 1)
+  if place == "compose":
+    arguments, data = (
+      service["command"],
+      {file: (DEPLOY / file).read_text() for file in CONFIG_FILES.values()},
+    )
+  else:
+    arguments, data = container(manifest)["args"], config_maps_of(manifest)
+  config = written(data, tmp_path / "config")
+  models = config / "models.config"
+  models.write_text(models.read_text().replace("/models/", f"{tmp_path}/serving/"))
+  flags = flags_of(arguments)
+  del flags["port"], flags["rest_api_port"]
+  flags.update({flag: str(config / file) for flag, file in CONFIG_FILES.items()})
+  flags.update(port="0", rest_port_file=str(tmp_path / "rest_port"))
+  server = ModelServer(parse_flags([f"--{name}={value}" for name, value in flags.items()]))
+  server.start()
+  try:
+    assert server.wait_until_available(120)
+    assert b"AVAILABLE" in get(f"http://{server.rest_address}/v1/models/image_classification")
+    body = b'{"instances": [[1.0, 2.0, 3.0]]}'
+    answer = get(f"http://{server.rest_address}/v1/models/image_classification:predict", body)
+    assert b"predictions" in answer
+    assert b":tensorflow:serving:request_count" in get(f"http://{server.rest_address}{METRICS_PATH}")
+  finally:
+    server.stop()
+
+
+def get(url, body=None):
+  with urllib.request.urlopen(url, body, timeout=20) as response:
+    return response.read()
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the image has bash, this machine does not")

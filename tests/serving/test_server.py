@@ -1,43 +1,20 @@
-"""The server's life: waiting, loading, hot swap under load, failed versions, signals."""
+"""The server's life: waiting, loading, hot swap under load, failed versions, configurations, TLS, signals."""
 
-import contextlib
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from serving.client import PredictClient
 from serving.errors import ServingError
-from serving.server import ModelServer
+from tests.serving.servers import running, wait_for
 
 FEATURES = np.array([[1.0, 2.0, 3.0]], np.float32)
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@contextlib.contextmanager
-def running(base_path, **options):
-  server = ModelServer({"affine": str(base_path)}, port=0, file_system_poll_wait_seconds=0.05, **options)
-  server.start()
-  try:
-    with PredictClient(server.address, timeout_s=60) as client:
-      yield server, client
-  finally:
-    server.stop()
-
-
-def wait_for(condition, timeout_s=120):
-  deadline = time.monotonic() + timeout_s
-  while not condition():
-    assert time.monotonic() < deadline, "timed out"
-    time.sleep(0.02)
 
 
 def states(client):
@@ -118,21 +95,22 @@ def test_a_broken_version_is_reported_and_the_old_one_goes_on(tmp_path, push):
 def test_a_broken_version_is_tried_again(tmp_path, push, exports):
   os.makedirs(tmp_path / "1")
   (tmp_path / "1" / "saved_model.pb").write_bytes(b"")
-  with running(tmp_path, load_retry_interval_s=0.1) as (server, client):
+  with running(tmp_path, load_retry_interval_micros=100_000) as (server, client):
     wait_for(lambda: server.statuses()["affine"])
     shutil.copytree(exports[1], tmp_path / "1", dirs_exist_ok=True)
     assert server.wait_until_available(120)
     assert client.status("affine") == [(1, "AVAILABLE", "")]
 
 
-def test_incomplete_and_unnumbered_folders_are_skipped(tmp_path, push, exports):
+def test_unnumbered_folders_are_skipped_and_incomplete_ones_told(tmp_path, push, exports):
   push(tmp_path, 1)
   shutil.copytree(exports[2], tmp_path / "best")
   shutil.copytree(exports[2], tmp_path / "2", ignore=shutil.ignore_patterns("saved_model.pb"))
   with running(tmp_path) as (server, client):
     assert server.wait_until_available(120)
-    time.sleep(0.3)
-    assert states(client) == {1: "AVAILABLE"}
+    assert states(client) == {1: "AVAILABLE", 2: "END"}
+    assert "Could not find SavedModel .pb or .pbtxt" in client.status("affine")[0].error
+    assert client.predict("affine", {"features": FEATURES})[1] == 1
     shutil.copy(Path(exports[2]) / "saved_model.pb", tmp_path / "2")
     wait_for(lambda: states(client) == {1: "END", 2: "AVAILABLE"})
 
@@ -165,39 +143,27 @@ def test_a_base_path_without_versions_waits(tmp_path, push):
     assert not server.wait_until_available(0.3)
     with pytest.raises(ServingError, match="NOT_FOUND: Could not find any versions of model affine"):
       client.status("affine")
-    health = health_pb2_grpc.HealthStub(client._channel)
-    check = health_pb2.HealthCheckRequest(service="PredictionService")
-    assert health.Check(check).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    push(tmp_path, 1)
+    states_of_health = health_pb2.HealthCheckResponse
+    with grpc.insecure_channel(server.address) as channel:
+      health = health_pb2_grpc.HealthStub(channel)
+      check = health_pb2.HealthCheckRequest(service="PredictionService")
+      assert health.Check(check).status == states_of_health.NOT_SERVING
+      push(tmp_path, 1)
+      assert server.wait_until_available(120)
+      wait_for(lambda: health.Check(check).status == states_of_health.SERVING)
+
+
+def test_a_stopped_server_has_answered_what_was_in_flight(tmp_path, push):
+  push(tmp_path, 1)
+  found = []
+  with running(tmp_path) as (server, client):
     assert server.wait_until_available(120)
-    wait_for(lambda: health.Check(check).status == health_pb2.HealthCheckResponse.SERVING)
-
-
-def test_a_missing_base_path_and_a_port_in_use_are_one_line(tmp_path, affine_server):
-  with pytest.raises(ServingError, match="missing of model affine is no directory"):
-    ModelServer({"affine": str(tmp_path / "missing")}, port=0).start()
-  with pytest.raises(ServingError, match=f"cannot listen on 127.0.0.1:{affine_server.port}"):
-    ModelServer({"affine": str(tmp_path)}, port=affine_server.port).start()
-
-
-def test_run_server_announces_itself_and_ends_on_sigterm(tmp_path, push):
-  base_path, port_file, log = tmp_path / "models", tmp_path / "port", tmp_path / "log"
-  base_path.mkdir()
-  command = [sys.executable, "-m", "serving.server", "--model_name=affine", f"--model_base_path={base_path}"]
-  command += ["--port=0", f"--port_file={port_file}"]
-  command += ["--file_system_poll_wait_seconds=0.1"]
-  with open(log, "w") as stderr:
-    process = subprocess.Popen(command, cwd=ROOT, stderr=stderr)
-  try:
-    wait_for(lambda: "no version of affine under" in log.read_text(), timeout_s=300)
-    address = f"127.0.0.1:{port_file.read_text()}"
-    push(base_path, 1)
-    wait_for(lambda: f"serving affine version 1 at {address} (gRPC)\n" in log.read_text())
-    with PredictClient(address, timeout_s=10) as client:
-      assert client.predict("affine", {"features": FEATURES})[1] == 1
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
-  finally:
-    process.kill()
-    process.wait()
-  assert "Traceback" not in log.read_text()
+    client.predict("affine", {"steps": np.array([10], np.int64)}, "slow")
+    request = ("affine", {"steps": np.array([50_000], np.int64)}, "slow")
+    thread = threading.Thread(target=lambda: found.append(client.predict(*request)))
+    thread.start()
+    wait_for(lambda: server._manager.get("affine")._versions[1].requests_in_flight)
+    assert server.stop(60)
+    assert server.wait(0)
+    thread.join()
+  assert found[0][0]["count"].tolist() == [50_000]

@@ -1,11 +1,13 @@
 """Tensors on the wire, against TensorFlow's own make_ndarray and the official classes."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow.python.framework import dtypes
 
-from serving.tensors import decode_tensor, encode_tensor, encode_tensor_content
+from serving.tensors import decode_tensor, dtype_name, encode_tensor, encode_tensor_content
 
 ARRAYS = [
   np.array([[1.5, -2.25, np.inf], [0.0, -0.0, 1e-38]], np.float32),
@@ -19,8 +21,13 @@ ARRAYS = [
   np.array([2**32 - 1], np.uint32),
   np.array([2**64 - 1], np.uint64),
   np.array([[True, False]]),
+  np.array([3, 0, 127], np.int64),
+  np.array([128, 300, 70_000], np.int32),
   np.array([0.5, -65504.0], np.float16),
+  np.array([0.0, 1e-7], np.float16),
   np.array([1.5, -2.0], tf.bfloat16.as_numpy_dtype),
+  np.array([-8, 7], ml_dtypes.int4),
+  np.array([15, 0], ml_dtypes.uint4),
   np.array([1 + 2j, -3.5j], np.complex64),
   np.array([1 + 2j], np.complex128),
   np.array([b"", b"a\x00", "ü".encode()], object),
@@ -48,11 +55,49 @@ def test_decoding_gives_the_array_back(array, encode):
   np.testing.assert_array_equal(read, array)
 
 
-@pytest.mark.parametrize("array", ARRAYS[:15], ids=IDS[:15])
+@pytest.mark.parametrize("array", ARRAYS, ids=IDS)
 def test_decoding_what_tensorflow_encodes(array):
   np.testing.assert_array_equal(decode_tensor(tf.make_tensor_proto(array).SerializeToString()), array)
   typed = tensor_pb2.TensorProto.FromString(encode_tensor(array))
   np.testing.assert_array_equal(decode_tensor(memoryview(typed.SerializeToString())), array)
+
+
+@pytest.mark.parametrize(
+  "array",
+  [
+    np.array([(-3,), (100,)], [("qint8", np.int8)]),
+    np.array([(200,)], [("quint16", np.uint16)]),
+    np.array([1.5, -2.0], ml_dtypes.float8_e5m2),
+    np.array([0.5, 448.0], ml_dtypes.float8_e4m3fn),
+  ],
+  ids=lambda array: array.dtype.names[0] if array.dtype.names else array.dtype.name,
+)
+def test_dtypes_that_make_ndarray_does_not_know(array):
+  for encoded in (encode_tensor(array), encode_tensor_content(array)):
+    read = decode_tensor(encoded)
+    assert read.dtype == array.dtype
+    np.testing.assert_array_equal(read.view(np.uint8), array.view(np.uint8))
+    enum = tensor_pb2.TensorProto.FromString(encoded).dtype
+    parsed = tf.io.parse_tensor(encoded, dtypes.as_dtype(enum)).numpy()
+    assert parsed.tobytes() == array.tobytes()
+
+
+def test_dtypes_are_named_as_tensorflow_names_them():
+  enums = [*range(1, 26), 29, 30, 101, 107, 119]
+  assert [dtype_name(enum) for enum in enums] == [dtypes.as_dtype(enum).name for enum in enums]
+  for enum in (0, -1, 26, 99, 100, 200):
+    with pytest.raises(ValueError, match=f"unknown dtype {enum}$"):
+      dtype_name(enum)
+
+
+def test_big_endian_and_strided_arrays_are_sent_as_their_values():
+  expected = np.arange(12, dtype=np.float32).reshape(3, 4)
+  for array in (expected.astype(">f4"), np.asfortranarray(expected), np.repeat(expected, 2, 1)[:, ::2]):
+    for encode in (encode_tensor, encode_tensor_content):
+      read = decode_tensor(encode(array))
+      assert read.dtype == np.float32
+      np.testing.assert_array_equal(read, expected)
+  np.testing.assert_array_equal(decode_tensor(encode_tensor(np.array([1, -2], ">i4"))), [1, -2])
 
 
 def test_values_that_are_left_out_repeat_the_last_or_are_zero():
@@ -103,7 +148,11 @@ def _float_proto(shape, **fields):
     (_float_proto([-1], float_val=[1.0]), "not fully known"),
     (_float_proto([2**20, 2**20], float_val=[1.0]), "larger than any message"),
     (tensor_pb2.TensorProto(dtype=99).SerializeToString(), "unknown dtype 99"),
-    (tensor_pb2.TensorProto(dtype=types_pb2.DT_RESOURCE).SerializeToString(), "unknown dtype 20"),
+    (
+      tensor_pb2.TensorProto(dtype=types_pb2.DT_RESOURCE).SerializeToString(),
+      "dtype resource cannot be sent",
+    ),
+    (b"\x08\x03\x12\x04\x12\x02\x08\x01\x3a\x01\x80", "not a TensorProto"),
     (b"\x08\x01\x12\x50", "truncated"),
     (b"\x0f", "not a TensorProto"),
   ],

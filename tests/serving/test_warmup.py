@@ -2,6 +2,7 @@
 
 import shutil
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,10 +10,65 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.errors import RequestError
 from serving.loading import load_warmed_up
-from serving.warmup import read_warmup_requests, write_warmup_requests
+from serving.session import SavedModelSession
+from serving.tensors import encode_tensor
+from serving.warmup import read_warmup_requests, replay, write_warmup_requests
+from tests.serving import example_export
+from tests.serving.example_export import CLASSIFY, REGRESS, example
 
 FEATURES = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
 EXAMPLES = np.array([b"\n\x00"], object)
+
+
+class RecordingSession:
+  """A real session that notes which outputs were computed for which batch."""
+
+  def __init__(self, session):
+    self.signatures = session.signatures
+    self.runs = []
+    self._session = session
+
+  def run(self, feeds, fetches, timeout_ms=0):
+    values = self._session.run(feeds, fetches, timeout_ms)
+    self.runs.append([value.tolist() for value in values])
+    return values
+
+
+@pytest.fixture(scope="module")
+def examples_dir(tmp_path_factory):
+  return example_export.export(str(tmp_path_factory.mktemp("examples") / "1"))
+
+
+@pytest.fixture(scope="module")
+def examples_session(examples_dir):
+  session = SavedModelSession(examples_dir)
+  yield session
+  session.close()
+
+
+@pytest.fixture
+def write_records(tmp_path):
+  """(records) -> directory of an export with no more than this warm-up file."""
+
+  def write(*records):
+    path = tmp_path / "export" / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+      for record in records:
+        writer.write(record if isinstance(record, bytes) else record.SerializeToString())
+    return str(tmp_path / "export")
+
+  return write
+
+
+def log_of(kind, signature_name=""):
+  """(log, its request), the input one example with a = 1.5."""
+  log = prediction_log_pb2.PredictionLog()
+  request = getattr(log, kind).request
+  request.model_spec.name, request.model_spec.signature_name = "m", signature_name
+  if hasattr(request, "input"):
+    request.input.example_list.examples.append(example(a=1.5))
+  return log, request
 
 
 @pytest.fixture
@@ -70,15 +126,82 @@ def test_a_file_that_is_no_tfrecord_makes_the_load_fail(export):
 def test_at_most_1000_requests(export):
   with pytest.raises(ValueError, match="1001 warm-up requests; TF Serving takes at most 1000"):
     write_warmup_requests(export, "affine", [("serving_default", {"features": FEATURES})] * 1001)
-  path = export / "assets.extra" / "tf_serving_warmup_requests"
-  path.parent.mkdir()
-  with tf.io.TFRecordWriter(str(path)) as writer:
-    for _ in range(1001):
-      writer.write(prediction_log_pb2.PredictionLog().SerializeToString())
-  with pytest.raises(RequestError, match=r"exceeds the maximum \(1000\)"):
-    read_warmup_requests(export)
 
 
 def test_a_directory_without_an_export_is_named(tmp_path):
   with pytest.raises(ValueError, match=f"{tmp_path} holds no saved_model.pb"):
     write_warmup_requests(str(tmp_path), "affine", [])
+
+
+def test_every_kind_of_request_is_replayed(examples_session, write_records):
+  predicted, request = log_of("predict_log", "predict")
+  request.inputs["x"].MergeFromString(encode_tensor(np.array([3.0], np.float32)))
+  several = prediction_log_pb2.PredictionLog()
+  several.multi_inference_log.request.input.example_list.examples.append(example(a=4.0))
+  for signature_name, method_name in (("only_scores", CLASSIFY), ("regress", REGRESS)):
+    task = several.multi_inference_log.request.tasks.add(method_name=method_name)
+    task.model_spec.name, task.model_spec.signature_name = "m", signature_name
+  logs = [predicted, log_of("classify_log")[0], log_of("regress_log", "regress_column")[0], several]
+  recording = RecordingSession(examples_session)
+  assert replay(recording, write_records(*logs)) == 4
+  *first, last = recording.runs
+  assert first == [[[6.0]], [[[b"up", b"down"]], [[1.5, -1.5]]], [[[15.0]]]]
+  assert sorted(map(str, last)) == sorted(map(str, [[[4.0, -4.0]], [4.0]]))
+
+
+def test_requests_are_replayed_as_often_as_told(examples_session, write_records):
+  recording = RecordingSession(examples_session)
+  assert replay(recording, write_records(log_of("classify_log")[0]), iterations=3) == 1
+  assert len(recording.runs) == 3
+
+
+def test_an_export_without_a_file_is_replayed_in_no_time(examples_dir):
+  assert replay(None, examples_dir) == 0
+
+
+def test_records_without_a_request_warm_nothing_up(write_records):
+  streamed = prediction_log_pb2.PredictionLog()
+  streamed.predict_streamed_log.request.add().model_spec.name = "m"
+  assert replay(None, write_records(prediction_log_pb2.PredictionLog(), streamed)) == 2
+
+
+def test_session_runs_are_not_supported(write_records):
+  log = prediction_log_pb2.PredictionLog()
+  log.session_run_log.request.SetInParent()
+  with pytest.raises(RequestError, match="Unsupported log_type for warmup: 5") as caught:
+    replay(None, write_records(log))
+  assert caught.value.code == grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+  ("kind", "signature_name", "message"),
+  [
+    ("classify_log", "regress", 'at least one of "classes" or "scores"'),
+    ("regress_log", "nothing", "No signature was found with the name: nothing"),
+    ("predict_log", "nothing", 'Serving signature key "nothing" not found.'),
+  ],
+)
+def test_a_failing_request_of_any_kind_fails_the_replay(
+  examples_session, write_records, kind, signature_name, message
+):
+  with pytest.raises(RequestError, match=message):
+    replay(examples_session, write_records(log_of(kind, signature_name)[0]))
+
+
+def test_the_method_name_is_checked_on_demand(examples_session, write_records):
+  directory = write_records(log_of("regress_log", "regress_as_predict")[0])
+  assert replay(examples_session, directory) == 1
+  with pytest.raises(RequestError, match="Expected regression signature method_name to be"):
+    replay(examples_session, directory, check_method_name=True)
+
+
+def test_a_record_that_is_no_prediction_log_is_named(write_records):
+  directory = write_records(prediction_log_pb2.PredictionLog(), b"\xff\xff")
+  with pytest.raises(RequestError, match=f"record: number 2 from {directory}/.* is no PredictionLog"):
+    replay(None, directory)
+
+
+def test_more_than_1000_records_are_refused(examples_session, write_records):
+  directory = write_records(*[prediction_log_pb2.PredictionLog()] * 1001)
+  with pytest.raises(RequestError, match=r"Number of warmup records exceeds the maximum \(1000\) at"):
+    replay(examples_session, directory)
