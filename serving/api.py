@@ -120,6 +120,11 @@ class ModelApi:
     self._log("multi_inference_log", spec.name, request, response)
     return response
 
+  def signatures(self, spec: Any) -> Mapping[str, meta_graph_pb2.SignatureDef]:
+    """{signature name: SignatureDef} of the version that a ModelSpec names; not to be changed."""
+    with self._manager.version(spec) as version:
+      return version.session.signatures
+
   def get_model_metadata(
     self, request: get_model_metadata_pb2.GetModelMetadataRequest
   ) -> get_model_metadata_pb2.GetModelMetadataResponse:

@@ -123,14 +123,14 @@ class BatchingSession:
 
   Args:
     session: with `signatures`, `run` and `close`; closed together with this one.
-    monitoring: is told of every batch.
+    monitoring: is told of every batch, if not greedy: TF Serving has such figures with --enable_batching alone.
   """
 
   def __init__(self, session: Any, settings: BatchingSettings, monitoring: Monitoring | None = None):
     self.signatures = session.signatures
     self._session = session
     self._settings = settings
-    self._monitoring = monitoring
+    self._monitoring = None if settings.greedy else monitoring
     self._batchable = _batchable_outputs(session.signatures, settings.greedy)
     self._scheduler = BatchScheduler(
       self._run_batch,
@@ -206,8 +206,6 @@ class BatchingSession:
   def _run_at_once(
     self, feeds: Feeds, fetches: Sequence[str], timeout_ms: int, size: int
   ) -> list[np.ndarray]:
-    if self._monitoring is not None:
-      self._monitoring.batch(size, 0, 0.0)
     try:
       return self._session.run(feeds, fetches, timeout_ms)
     finally:

@@ -32,7 +32,7 @@ TFLITE_FILES = (
   SERVED_TFLITE_FILE,
   *(os.path.join("assets.extra", f"model_{fmt}.tflite") for fmt in ("int8", "dynamic", "float16", "float32")),
 )
-# Below this, in variables, ops are so short that sharing them among threads costs more than it gains.
+# Below this, in variables, ops are so short that handing them to other threads costs more than it gains.
 SMALL_MODEL_BYTES = 4 << 20
 
 
@@ -106,15 +106,15 @@ def find_tflite(path: str) -> str | None:
 def _load(path: str, tflite: str | None, settings: LoadSettings) -> SavedModelSession | TfliteSession:
   if tflite is not None:
     return TfliteSession(tflite, settings.intra_op_threads)
-  intra_op_threads = settings.intra_op_threads
-  if not intra_op_threads and not settings.session_config_file and _is_small(path):
-    intra_op_threads = 1
+  threads = (settings.intra_op_threads, settings.inter_op_threads)
+  chosen_by_us = threads == (0, 0) and not settings.session_config_file
+  is_small = chosen_by_us and _is_small(path)
   return SavedModelSession(
     path,
-    intra_op_threads,
-    settings.inter_op_threads,
+    *((1, 0) if is_small else threads),
     tags=settings.saved_model_tags.split(","),
     config_file=settings.session_config_file,
+    in_caller_thread=is_small,
   )
 
 

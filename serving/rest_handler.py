@@ -189,7 +189,7 @@ class RestHandler:
   def _input_types(self, target: _Target, signature_name: str) -> dict[str, int]:
     """{input name: tensorflow.DataType} of a signature, in the names' order."""
     name = signature_name or DEFAULT_SIGNATURE
-    signatures = _signatures(self._metadata(target)).signature_def
+    signatures = self._api.signatures(target.fill(ModelSpec()))
     if name not in signatures:
       raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
     inputs = signatures[name].inputs

@@ -13,8 +13,10 @@ from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.saved_model import loader_impl
 
 from serving.errors import ServingError
+from serving.graph_loops import loop_free
 
 SERVE_TAG = "serve"
+_IN_CALLER_THREAD = config_pb2.RunOptions(inter_op_thread_pool=-1).SerializeToString()
 
 
 def register_ops() -> None:
@@ -64,6 +66,8 @@ class SavedModelSession:
     intra_op_threads, inter_op_threads: see `session_config`.
     tags: of the meta graph that is loaded.
     config_file: see `session_config`.
+    in_caller_thread: ops run one after the other in the thread that calls `run`, where there is no loop among them: for
+      a small model the hand-over to other threads takes longer than the ops.
 
   Raises:
     ServingError: `config_file` cannot be read.
@@ -78,6 +82,7 @@ class SavedModelSession:
     *,
     tags: Sequence[str] = (SERVE_TAG,),
     config_file: str = "",
+    in_caller_thread: bool = False,
   ):
     register_ops()
     config = session_config(config_file, intra_op_threads, inter_op_threads)
@@ -99,6 +104,7 @@ class SavedModelSession:
       if ":" in info.name  # "__saved_model_init_op" names an operation
     }
     self._session._extend_graph()
+    self._in_caller_thread = loop_free(loaded.graph_def, self._tensors) if in_caller_thread else set()
 
   def run(
     self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_ms: int = 0
@@ -109,13 +115,16 @@ class SavedModelSession:
 
     Args:
       feeds: {tensor name: value}; names and fetches are those in `signatures`.
-      timeout_ms: the longest that the run may take; 0: no limit.
+      timeout_ms: the longest that the run may take; 0: no limit. A run in the caller's thread cannot be ended early,
+        but is not long either: without a loop it takes as long as its inputs are large.
 
     Raises:
       tf.errors.OpError: what the run says.
     """
     options = None
-    if timeout_ms:
+    if self._in_caller_thread.issuperset(fetches):
+      options = pywrap_tf_session.TF_NewBufferFromString(_IN_CALLER_THREAD)
+    elif timeout_ms:
       options = pywrap_tf_session.TF_NewBufferFromString(
         config_pb2.RunOptions(timeout_in_ms=timeout_ms).SerializeToString()
       )
