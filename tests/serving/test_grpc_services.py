@@ -5,16 +5,13 @@ import shutil
 import urllib.request
 
 import grpc
-import numpy as np
 import pytest
-import tensorflow as tf
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis import (
   classification_pb2,
   inference_pb2,
   model_management_pb2,
   model_service_pb2_grpc,
-  predict_pb2,
   prediction_service_pb2_grpc,
   regression_pb2,
 )
@@ -23,8 +20,7 @@ from serving.options import ServerOptions
 from serving.server import ModelServer
 from tests.serving import example_export
 from tests.serving.example_export import REGRESS, example
-
-FEATURES = np.array([[1.0, 2.0, 3.0], [0.0, -1.0, 0.5]], np.float32)
+from tests.serving.grpc_calls import FEATURES, refusal, request_for
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +55,6 @@ def channel(server):
 @pytest.fixture(scope="module")
 def stub(channel):
   return prediction_service_pb2_grpc.PredictionServiceStub(channel)
-
-
-def request_for(inputs):
-  request = predict_pb2.PredictRequest()
-  request.model_spec.name = "affine"
-  for key, value in inputs.items():
-    request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
-  return request
-
-
-def refusal(method, request, **options):
-  with pytest.raises(grpc.RpcError) as caught:
-    method(request, **options)
-  return caught.value.code(), caught.value.details()
 
 
 def examples_request(kind, signature_name="", **features):

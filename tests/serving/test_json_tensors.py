@@ -1,6 +1,5 @@
 """JSON values as tensors, quickly and exactly, and the texts for what is wrong."""
 
-import json
 import random
 
 import numpy as np
@@ -10,21 +9,20 @@ from tensorflow.core.framework import types_pb2
 from serving import json_tensors
 from serving.errors import RequestError
 from serving.json_tensors import read_exactly, read_quickly
-from serving.rest_json import read_predict_inputs, write_predict_outputs
-
-INT32, FLOAT, DOUBLE, STRING = (
-  types_pb2.DataType.Value(f"DT_{n}") for n in ("INT32", "FLOAT", "DOUBLE", "STRING")
+from serving.rest_json import write_predict_outputs
+from tests.serving.json_calls import (
+  BOOL,
+  DOUBLE,
+  FLOAT,
+  HALF,
+  INT32,
+  INT64,
+  STRING,
+  UINT8,
+  UINT64,
+  assert_tensor,
+  read,
 )
-BOOL, UINT8, INT64, UINT64 = (
-  types_pb2.DataType.Value(f"DT_{n}") for n in ("BOOL", "UINT8", "INT64", "UINT64")
-)
-HALF, BFLOAT16 = (types_pb2.DataType.Value(f"DT_{n}") for n in ("HALF", "BFLOAT16"))
-
-
-def read(body, **types):
-  text = body if isinstance(body, str | bytes) else json.dumps(body)
-  data = text.encode() if isinstance(text, str) else text
-  return read_predict_inputs(data, lambda name: dict(sorted(types.items())))
 
 
 def error_of(body, **types):
@@ -32,11 +30,6 @@ def error_of(body, **types):
     read(body, **types)
   assert caught.value.code.name == "INVALID_ARGUMENT"
   return caught.value.message
-
-
-def assert_tensor(array, dtype, values):
-  assert array.dtype == np.dtype(dtype)
-  assert array.tolist() == values
 
 
 def test_every_numeric_dtype():

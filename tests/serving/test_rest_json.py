@@ -5,31 +5,21 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
-from tensorflow.core.framework import types_pb2
 
 from serving import rest_json
 from serving.errors import RequestError
 from serving.json_tensors import decimal_doubles
 from serving.rest_json import read_predict_inputs, write_predict_outputs
-
-INT32, FLOAT, DOUBLE, STRING = (
-  types_pb2.DataType.Value(f"DT_{n}") for n in ("INT32", "FLOAT", "DOUBLE", "STRING")
+from tests.serving.json_calls import (
+  DOUBLE,
+  FLOAT,
+  INT32,
+  INT64,
+  STRING,
+  UINT8,
+  assert_tensor,
+  read,
 )
-BOOL, UINT8, INT64, UINT64 = (
-  types_pb2.DataType.Value(f"DT_{n}") for n in ("BOOL", "UINT8", "INT64", "UINT64")
-)
-HALF, BFLOAT16 = (types_pb2.DataType.Value(f"DT_{n}") for n in ("HALF", "BFLOAT16"))
-
-
-def read(body, **types):
-  text = body if isinstance(body, str | bytes) else json.dumps(body)
-  data = text.encode() if isinstance(text, str) else text
-  return read_predict_inputs(data, lambda name: dict(sorted(types.items())))
-
-
-def assert_tensor(array, dtype, values):
-  assert array.dtype == np.dtype(dtype)
-  assert array.tolist() == values
 
 
 def test_rows_of_an_only_input():
