@@ -6,12 +6,10 @@ tensorflow_serving/servables/tensorflow/{get_model_metadata_impl,predict_impl}.c
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import numpy as np
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
   classification_pb2,
@@ -27,9 +25,11 @@ from tensorflow_serving.config import model_server_config_pb2
 from serving import inference
 from serving.config_files import model_configs
 from serving.errors import RequestError, invalid_argument
+from serving.joint_predict import PREDICT, JointPredict, given_spec, resolved_spec
 from serving.manager import ModelManager
-from serving.predict import DEFAULT_SIGNATURE, predict
+from serving.predict import predict
 from serving.request_log import RequestLog, predict_log
+from serving.timed_session import TimedSession
 from serving.wire import PredictAnswer, PredictCall
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SIGNATURE_DEF = "signature_def"
 # The names of the methods in metrics.
-PREDICT, CLASSIFY, REGRESS, MULTI_INFERENCE = "Predict", "Classify", "Regress", "MultiInference"
+CLASSIFY, REGRESS, MULTI_INFERENCE = "Classify", "Regress", "MultiInference"
 
 
 class ModelApi:
@@ -67,6 +67,7 @@ class ModelApi:
     self._request_log = request_log
     self._check_method_names = check_method_names
     self._on_reload = on_reload
+    self._joint_predict = JointPredict(manager, monitoring, request_log)
 
   def predict(self, call: PredictCall, timeout_ms: int = 0) -> PredictAnswer:
     """Runs one signature on tensors.
@@ -74,16 +75,18 @@ class ModelApi:
     Args:
       timeout_ms: the longest that the run may take; 0: no limit.
     """
-    spec = call.model_spec
-    if spec is None:
-      raise invalid_argument("Missing ModelSpec")
+    spec = given_spec(call)
     with self._manager.version(spec) as version:
-      session = _TimedSession(version.session, self._monitoring, spec.name, PREDICT)
+      session = TimedSession(version.session, self._monitoring, spec.name, PREDICT)
       outputs = predict(session, spec.signature_name, call.inputs, call.output_filter, timeout_ms)
-      number = version.number
-    answer = PredictAnswer(_resolved(spec, number), outputs)
+      resolved = resolved_spec(spec, version.number)
+    answer = PredictAnswer(resolved, outputs)
     self._request_log.record(spec.name, lambda: predict_log(call, answer))
     return answer
+
+  def predict_together(self, calls: Sequence[PredictCall]) -> list[PredictAnswer | Exception | None]:
+    """Predict for several calls in this thread; see `serving.joint_predict.JointPredict.answers`."""
+    return self._joint_predict.answers(calls)
 
   def classify(
     self, request: classification_pb2.ClassificationRequest, timeout_ms: int = 0
@@ -110,7 +113,7 @@ class ModelApi:
     # TF Serving finds the version by the first task, and names the missing name when there is none.
     spec = request.tasks[0].model_spec if request.tasks else inference_pb2.InferenceTask().model_spec
     with self._manager.version(spec) as version:
-      session = _TimedSession(version.session, self._monitoring, spec.name, MULTI_INFERENCE)
+      session = TimedSession(version.session, self._monitoring, spec.name, MULTI_INFERENCE)
       results = inference.multi_inference(
         session, request.tasks, request.input, timeout_ms, check_method_name=self._check_method_names
       )
@@ -194,11 +197,11 @@ class ModelApi:
   def _infer(self, infer: Callable[..., Any], request: Any, api: str, timeout_ms: int) -> tuple[Any, Any]:
     spec = _required(request)
     with self._manager.version(spec) as version:
-      session = _TimedSession(version.session, self._monitoring, spec.name, api)
+      session = TimedSession(version.session, self._monitoring, spec.name, api)
       result = infer(
         session, spec.signature_name, request.input, timeout_ms, check_method_name=self._check_method_names
       )
-      return result, _resolved(spec, version.number)
+      return result, resolved_spec(spec, version.number)
 
   def _log(self, field: str, model_name: str, request: Any, response: Any) -> None:
     def make_log() -> prediction_log_pb2.PredictionLog:
@@ -210,27 +213,6 @@ class ModelApi:
     self._request_log.record(model_name, make_log)
 
 
-class _TimedSession:
-  """A version's session that tells the metrics how long each run took."""
-
-  __slots__ = ("_api", "_model_name", "_monitoring", "_session", "signatures")
-
-  def __init__(self, session: Any, monitoring: Monitoring, model_name: str, api: str):
-    self._session = session
-    self._monitoring = monitoring
-    self._model_name = model_name
-    self._api = api
-    self.signatures: Mapping[str, meta_graph_pb2.SignatureDef] = session.signatures
-
-  def run(
-    self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_ms: int = 0
-  ) -> list[np.ndarray]:
-    began_s = time.perf_counter()
-    values = self._session.run(feeds, fetches, timeout_ms)
-    self._monitoring.runtime(self._model_name, self._api, (time.perf_counter() - began_s) * 1e6)
-    return values
-
-
 def status_name(error: Exception) -> str:
   """The name of an error's code in metrics."""
   return error.code.name if isinstance(error, RequestError) else grpc.StatusCode.INTERNAL.name
@@ -240,10 +222,3 @@ def _required(request: Any) -> Any:
   if not request.HasField("model_spec"):
     raise invalid_argument("Missing ModelSpec")
   return request.model_spec
-
-
-def _resolved(spec: Any, number: int) -> Any:
-  """The ModelSpec of an answer, of the same class as the request's: with the signature and the version used."""
-  resolved = type(spec)(name=spec.name, signature_name=spec.signature_name or DEFAULT_SIGNATURE)
-  resolved.version.value = number
-  return resolved

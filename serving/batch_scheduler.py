@@ -34,7 +34,7 @@ class Task:
     self.feeds = feeds
     self.size = size
     self.deadline_s = deadline_s
-    self.outputs: Sequence[np.ndarray] = ()
+    self.outputs: Mapping[str, np.ndarray] = {}
     self.error: Exception | None = None
     self.is_alone = False
     self.is_done = False

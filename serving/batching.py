@@ -1,4 +1,4 @@
-"""Joining concurrent runs of a session into batches: the settings, and what may be joined.
+"""Joining concurrent runs of a session into batches: which may be joined, and how.
 
 Source: tensorflow_serving/batching/batching_session.cc,
 tensorflow/core/kernels/batching_util/shared_batch_scheduler.h
@@ -6,111 +6,26 @@ tensorflow/core/kernels/batching_util/shared_batch_scheduler.h
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from serving.batch_merging import merged, split
 from serving.batch_scheduler import BatchScheduler, Task, deadline_exceeded
-from serving.errors import ServingError, invalid_argument
+from serving.batching_settings import BatchingSettings
+from serving.errors import invalid_argument
 
 if TYPE_CHECKING:
   from serving.monitoring import Monitoring
 
 Feeds = Mapping[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchingSettings:
-  """How runs are joined.
-
-  The default is greedy: a run starts as soon as one of `num_batch_threads` places is free, together with those that
-  came while none was. Nothing waits for company, and nothing is refused. Otherwise as TF Serving does it.
-
-  Attributes:
-    max_batch_size: examples in a batch, at most. A larger request runs alone if greedy, and is refused otherwise.
-    batch_timeout_us: how long a batch waits for more examples.
-    max_enqueued_batches: batches of one signature that may wait; None: any number. The next request is refused.
-    num_batch_threads: batches that run at once; 0: one for each processor this process may use.
-    allowed_batch_sizes: ascending; a batch is filled up to the next one of them. Empty: any size.
-    pad_variable_length_inputs: joins requests of different inner shapes, filling up the smaller ones.
-    enable_large_batch_splitting: runs a request that exceeds `max_execution_batch_size` in parts.
-    max_execution_batch_size: with splitting, what a batch may hold; 0: `max_batch_size`.
-    greedy: see above.
-  """
-
-  max_batch_size: int = 32
-  batch_timeout_us: int = 0
-  max_enqueued_batches: int | None = None
-  num_batch_threads: int = 0
-  allowed_batch_sizes: tuple[int, ...] = ()
-  pad_variable_length_inputs: bool = False
-  enable_large_batch_splitting: bool = False
-  max_execution_batch_size: int = 0
-  greedy: bool = True
-
-  @classmethod
-  def from_parameters(cls, parameters: Any) -> BatchingSettings:
-    """TF Serving's parameters, with its defaults where they are left out.
-
-    Args:
-      parameters: a `serving.protos.BatchingParameters`.
-
-    Raises:
-      ServingError: they contradict each other; TF Serving's words.
-    """
-    settings = cls(
-      max_batch_size=_value(parameters, "max_batch_size", 1000),
-      batch_timeout_us=_value(parameters, "batch_timeout_micros", 0),
-      max_enqueued_batches=_value(parameters, "max_enqueued_batches", 10),
-      num_batch_threads=_value(parameters, "num_batch_threads", len(os.sched_getaffinity(0))),
-      allowed_batch_sizes=tuple(parameters.allowed_batch_sizes),
-      pad_variable_length_inputs=parameters.pad_variable_length_inputs,
-      enable_large_batch_splitting=_value(parameters, "enable_large_batch_splitting", False),
-      max_execution_batch_size=_value(parameters, "max_execution_batch_size", 0),
-      greedy=False,
-    )
-    problem = _problem(settings)
-    if problem:
-      raise ServingError(problem)
-    return settings
-
-  @property
-  def largest_batch(self) -> int:
-    """Examples that one run of the session may hold."""
-    return self.enable_large_batch_splitting and self.max_execution_batch_size or self.max_batch_size
-
-
-def _value(parameters: Any, name: str, default: int) -> int:
-  return getattr(parameters, name).value if parameters.HasField(name) else default
-
-
-def _problem(settings: BatchingSettings) -> str:
-  for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
-    if getattr(settings, name) < 1:
-      return f"{name} must be positive; was {getattr(settings, name)}"
-  if settings.batch_timeout_us < 0:
-    return f"batch_timeout_micros must be non-negative; was {settings.batch_timeout_us}"
-  if settings.largest_batch > settings.max_batch_size or settings.max_execution_batch_size < 0:
-    return (
-      f"max_execution_batch_size must be positive and at most max_batch_size, {settings.max_batch_size}; "
-      f"was {settings.max_execution_batch_size}"
-    )
-  sizes = settings.allowed_batch_sizes
-  if sizes and (sizes[0] < 1 or any(a >= b for a, b in zip(sizes, sizes[1:], strict=False))):
-    return "allowed_batch_sizes entries must be positive and monotonically increasing"
-  if sizes and sizes[-1] != settings.largest_batch:
-    name = "max_execution_batch_size" if settings.enable_large_batch_splitting else "max_batch_size"
-    return (
-      f"Last entry in allowed_batch_sizes must match {name}; last entry was {sizes[-1]}; "
-      f"expected {settings.largest_batch}"
-    )
-  return ""
+# Processor time of one example's run up to which handing it to another thread would take about as long.
+QUICK_S = 0.001
+_LATEST_SHARE = 0.3  # of the latest run in the average
 
 
 class BatchingSession:
@@ -140,6 +55,40 @@ class BatchingSession:
       max_enqueued_batches=settings.max_enqueued_batches,
       is_patient=not settings.greedy,
     )
+    # {tensors fetched: processor time of one example's run}
+    self._example_s: dict[frozenset[str], float] = {}
+
+  def is_quick(self, feeds: Feeds, fetches: Sequence[str]) -> bool:
+    """Whether such a run has been so short that `run_together` may be called where nothing should be held up."""
+    if not self._settings.greedy or not self._session.runs_in_caller_thread(fetches):
+      return False
+    example_s = self._example_s.get(frozenset(fetches), math.inf)
+    return example_s <= QUICK_S and self._joinable_size(feeds, fetches) > 0
+
+  def run_together(
+    self, requests: Sequence[tuple[Feeds, Sequence[str]]]
+  ) -> list[list[np.ndarray] | Exception]:
+    """Runs requests in this thread and at once, joined as far as `run` would join them.
+
+    Args:
+      requests: (feeds, fetches) as for `run`.
+
+    Returns:
+      For each request its values, or what its run raises.
+    """
+    if len(requests) == 1:
+      return [self._run_lone(*requests[0])]
+    tasks = [Task(feeds, 1, None) for feeds, _ in requests]
+    batches: dict[tuple, list[int]] = {}
+    for i, (feeds, fetches) in enumerate(requests):
+      tasks[i].size = self._joinable_size(feeds, fetches)
+      tasks[i].is_alone = not tasks[i].size
+      if tasks[i].size:
+        batches.setdefault(self._key(feeds, fetches), []).append(i)
+    for key, members in batches.items():
+      for batch in _chunks([tasks[i] for i in members], self._settings.largest_batch):
+        self._run_batch(key, batch, 0.0)
+    return [self._outcome(task, fetches) for task, (_, fetches) in zip(tasks, requests, strict=True)]
 
   def run(self, feeds: Feeds, fetches: Sequence[str], timeout_ms: int = 0) -> list[np.ndarray]:
     """Values of the fetched tensors.
@@ -152,9 +101,7 @@ class BatchingSession:
       RequestError: DEADLINE_EXCEEDED while waiting; UNAVAILABLE, too many wait; INVALID_ARGUMENT, too large.
       Exception: what the session's own run raises.
     """
-    signature = frozenset(feeds)
-    outputs = self._batchable.get(signature)
-    if outputs is None or not outputs.issuperset(fetches):
+    if not self._is_batchable(feeds, fetches):
       return self._session.run(feeds, fetches, timeout_ms)
     size = self._size(feeds)
     deadline_s = time.monotonic() + timeout_ms / 1000 if timeout_ms else None
@@ -164,18 +111,42 @@ class BatchingSession:
       return self._session.run(feeds, fetches, timeout_ms)
     if self._settings.greedy and self._scheduler.take_slot():
       return self._run_at_once(feeds, fetches, timeout_ms, size)
-    names = tuple(sorted(set(fetches)))
     task = Task(feeds, size, deadline_s)
-    self._scheduler.submit((signature, names, *self._shapes(feeds)), task)
+    self._scheduler.submit(self._key(feeds, fetches), task)
     if task.is_alone:
       return self._session.run(feeds, fetches, _remaining_ms(deadline_s))
     if task.error is not None:
       raise task.error
-    return [task.outputs[names.index(name)] for name in fetches]
+    return _values(task, fetches)
 
   def close(self) -> None:
     """Closes the session. No `run` may be under way or come later."""
     self._session.close()
+
+  def _is_batchable(self, feeds: Feeds, fetches: Sequence[str]) -> bool:
+    outputs = self._batchable.get(frozenset(feeds))
+    return outputs is not None and outputs.issuperset(fetches)
+
+  def _joinable_size(self, feeds: Feeds, fetches: Sequence[str]) -> int:
+    """Examples in a request; 0 if it has to run alone."""
+    size = self._size(feeds) if self._is_batchable(feeds, fetches) else 0
+    return size if size <= self._settings.largest_batch else 0
+
+  def _key(self, feeds: Feeds, fetches: Sequence[str]) -> tuple:
+    """What requests of one batch have in common: (names of the inputs, names of the outputs, dtypes and shapes)."""
+    return (frozenset(feeds), tuple(sorted(set(fetches))), *self._shapes(feeds))
+
+  def _run_lone(self, feeds: Feeds, fetches: Sequence[str]) -> list[np.ndarray] | Exception:
+    try:
+      size = self._joinable_size(feeds, fetches)
+      return self._timed_run(feeds, fetches, 0, size) if size else self._session.run(feeds, fetches)
+    except Exception as error:
+      return error
+
+  def _outcome(self, task: Task, fetches: Sequence[str]) -> list[np.ndarray] | Exception:
+    if task.is_alone:
+      return self._run_lone(task.feeds, fetches)
+    return task.error if task.error is not None else _values(task, fetches)
 
   def _size(self, feeds: Feeds) -> int:
     """Examples in a request; 0 if it cannot be joined with others.
@@ -207,9 +178,19 @@ class BatchingSession:
     self, feeds: Feeds, fetches: Sequence[str], timeout_ms: int, size: int
   ) -> list[np.ndarray]:
     try:
-      return self._session.run(feeds, fetches, timeout_ms)
+      return self._timed_run(feeds, fetches, timeout_ms, size)
     finally:
       self._scheduler.release_slot()
+
+  def _timed_run(self, feeds: Feeds, fetches: Sequence[str], timeout_ms: int, size: int) -> list[np.ndarray]:
+    """A run that is timed for `is_quick`, by this thread's own processor time: others may be at work as well."""
+    began_s = time.thread_time()
+    values = self._session.run(feeds, fetches, timeout_ms)
+    example_s = (time.thread_time() - began_s) / size
+    names = frozenset(fetches)
+    average_s = self._example_s.get(names, example_s)
+    self._example_s[names] = average_s + _LATEST_SHARE * (example_s - average_s)
+    return values
 
   def _run_in_parts(
     self, feeds: Feeds, fetches: Sequence[str], size: int, deadline_s: float | None
@@ -231,17 +212,17 @@ class BatchingSession:
       self._monitoring.batch(allowed_size, padding, waited_s * 1e6)
     try:
       feeds = merged([task.feeds for task in tasks], padding)
-      outputs = self._session.run(feeds, names, _longest_ms(tasks))
+      outputs = self._timed_run(feeds, names, _longest_ms(tasks), allowed_size)
     except Exception as error:
       # Which of the requests is to blame shows when each runs alone.
       for task in tasks:
         task.is_alone, task.error = len(tasks) > 1 or padding > 0, error
       return
     if len(tasks) == 1 and not padding:
-      tasks[0].outputs = outputs
+      tasks[0].outputs = dict(zip(names, outputs, strict=True))
     elif all(output.ndim and len(output) == allowed_size for output in outputs):
       for task, values in zip(tasks, split(outputs, [task.size for task in tasks]), strict=True):
-        task.outputs = values
+        task.outputs = dict(zip(names, values, strict=True))
     else:
       self._batchable.pop(signature, None)
       for task in tasks:
@@ -262,6 +243,23 @@ def _batchable_outputs(signatures: Mapping[str, Any], greedy: bool) -> dict[froz
 
 def _has_open_batch(shape: Any) -> bool:
   return not shape.unknown_rank and len(shape.dim) > 0 and shape.dim[0].size < 0
+
+
+def _values(task: Task, fetches: Sequence[str]) -> list[np.ndarray]:
+  return [task.outputs[name] for name in fetches]
+
+
+def _chunks(tasks: Sequence[Task], largest_batch: int) -> Iterator[list[Task]]:
+  """The tasks in order, in batches of at most `largest_batch` examples."""
+  batch, size = [], 0
+  for task in tasks:
+    if batch and size + task.size > largest_batch:
+      yield batch
+      batch, size = [], 0
+    batch.append(task)
+    size += task.size
+  if batch:
+    yield batch
 
 
 def _longest_ms(tasks: Sequence[Task]) -> int:

@@ -15,8 +15,9 @@ import numpy as np
 from serving import protos
 from serving.client_inputs import Tensors, as_tensor, example_batches, joined, split
 from serving.connection import Connection, TlsFiles
+from serving.dtypes import dtype_name
 from serving.errors import CallError, ServingError
-from serving.tensors import dtype_name, encode_tensor_content
+from serving.tensors import encode_tensor_content
 from serving.wire import PredictCall, read_predict_response, write_predict_request
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"

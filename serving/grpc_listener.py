@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from serving.call_queue import CallQueue
 from serving.config_files import read_ssl
 from serving.errors import ServingError
 from serving.options import ServerOptions, address_of
-from serving.servicer import Health, add_services
+from serving.servicer import PREDICT_METHOD, Health, PredictCalls, add_services
 
 if TYPE_CHECKING:
   from serving.api import ModelApi
@@ -38,8 +39,9 @@ class GrpcListener:
   def __init__(
     self, options: ServerOptions, api: ModelApi, monitoring: Monitoring, *, reuse_port: bool = False
   ):
+    threads = concurrent.futures.ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc")
     self._server = grpc.server(
-      concurrent.futures.ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc"),
+      threads,
       options=[
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -48,7 +50,8 @@ class GrpcListener:
         *channel_arguments(options.grpc_channel_arguments),
       ],
     )
-    add_services(self._server, api, monitoring, options.enable_serialization_as_tensor_content)
+    add_services(self._server, api, monitoring)
+    self._predict_calls = CallQueue(self._server, PREDICT_METHOD)
     self._health = Health(self._server) if options.enable_grpc_healthcheck_service else None
     self._lock = threading.Lock()
     self._stopped = False
@@ -59,6 +62,8 @@ class GrpcListener:
       _remove_dead_socket(options.grpc_socket_path)
       self._bind(f"unix:{options.grpc_socket_path}", credentials, "--grpc_socket_path")
     self._server.start()
+    as_content = options.enable_serialization_as_tensor_content
+    self._predict_calls.start(PredictCalls(api, monitoring, threads, as_content).answer)
 
   def set_serving(self, serving: bool) -> None:
     """What health checks are told; nothing any more once it stops."""
@@ -71,7 +76,15 @@ class GrpcListener:
     self.set_serving(False)
     with self._lock:
       self._stopped = True
-    return self._server.stop(grace_s)
+    stopping, ended = self._server.stop(grace_s), threading.Event()
+
+    def end() -> None:
+      stopping.wait()
+      self._predict_calls.close()
+      ended.set()
+
+    threading.Thread(target=end, name="grpc-stop", daemon=True).start()
+    return ended
 
   def _bind(self, address: str, credentials: grpc.ServerCredentials | None, flag: str) -> int:
     try:

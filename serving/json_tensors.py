@@ -17,8 +17,8 @@ import ml_dtypes
 import numpy as np
 from pydantic_core import to_json
 
+from serving.dtypes import DT_STRING, dtype_name, numpy_dtype
 from serving.errors import RequestError, invalid_argument
-from serving.tensors import DT_STRING, dtype_name, numpy_dtype
 
 BASE64_KEY = "b64"
 BYTES_SUFFIX = "_bytes"

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Union
 
 import grpc
 
-from serving.batching import BatchingSession, BatchingSettings
+from serving.batching import BatchingSession
+from serving.batching_settings import BatchingSettings
 from serving.errors import CODES, RequestError
 from serving.session import SERVE_TAG, SavedModelSession
 from serving.tflite_session import TfliteSession

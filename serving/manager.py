@@ -145,13 +145,13 @@ class ModelManager:
       RequestError: INVALID_ARGUMENT for an empty name or an unknown label; NOT_FOUND if there is no such version,
         for that one on entering the context.
     """
-    if not spec.name:
-      raise invalid_argument("ModelSpec has no name specified.")
-    number = self._number(spec)
-    model = self._models.get(spec.name)
-    if model is None:
-      raise servable_not_found(spec.name, number)
+    model, number = self._find(spec)
     return model.acquire(number)
+
+  def take(self, spec: Any) -> tuple[ServedModel, Version]:
+    """As `version`, for a caller who calls `model.release(version)` himself."""
+    model, number = self._find(spec)
+    return model, model.take(number)
 
   def model_statuses(self, spec: Any) -> list[Status]:
     """(number, state, error) of the version that a ModelSpec names, or of all that were seen, newest first.
@@ -238,6 +238,15 @@ class ModelManager:
 
   def _load_all(self, models: Sequence[ServedModel]) -> None:
     concurrent.futures.wait([self._workers.submit(self._run_poll, model) for model in models])
+
+  def _find(self, spec: Any) -> tuple[ServedModel, int | None]:
+    if not spec.name:
+      raise invalid_argument("ModelSpec has no name specified.")
+    number = self._number(spec)
+    model = self._models.get(spec.name)
+    if model is None:
+      raise servable_not_found(spec.name, number)
+    return model, number
 
   def _number(self, spec: Any) -> int | None:
     choice = spec.WhichOneof("version_choice")

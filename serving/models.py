@@ -88,17 +88,26 @@ class ServedModel:
     Raises:
       RequestError: NOT_FOUND, no such version is available.
     """
-    with self._lock:
-      version = self._find(number)
-      version.requests_in_flight += 1
+    version = self.take(number)
     try:
       yield version
     finally:
-      with self._lock:
-        version.requests_in_flight -= 1
-        idle = version.state == VersionState.UNLOADING and not version.requests_in_flight
-      if idle:
-        self._close_if_idle(version)
+      self.release(version)
+
+  def take(self, number: int | None = None) -> Version:
+    """As `acquire`, until `release`."""
+    with self._lock:
+      version = self._find(number)
+      version.requests_in_flight += 1
+      return version
+
+  def release(self, version: Version) -> None:
+    """Ends the use of a version that was taken."""
+    with self._lock:
+      version.requests_in_flight -= 1
+      idle = version.state == VersionState.UNLOADING and not version.requests_in_flight
+    if idle:
+      self._close_if_idle(version)
 
   def statuses(self, number: int | None = None) -> list[tuple[int, VersionState, RequestError | None]]:
     """(number, state, error) of the versions seen so far, newest first, or of one of them.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from serving.histogram import Histogram
 
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
 RUNTIME = "TF1"
@@ -33,26 +34,24 @@ def exponential_buckets(scale: float, growth: float, count: int) -> list[float]:
   return [scale * growth**power for power in range(count)]
 
 
-Metric = TypeVar("Metric", Counter, Histogram)
-
 LATENCY_US_BUCKETS = exponential_buckets(10, 1.8, 33)  # 10 us to about 20 minutes
 QUEUING_LATENCY_US_BUCKETS = exponential_buckets(100, 1.2, 52)  # 100 us to about 1 second
 BATCH_SIZE_BUCKETS = exponential_buckets(1, 2, 15)
 
 
-class _Labelled(Generic[Metric]):
-  """A metric's children by their label values: a dict look-up where `metric.labels` locks and converts."""
+class _LabelledCounter:
+  """A counter's children by their label values: a dict look-up where `counter.labels` locks and converts."""
 
-  def __init__(self, metric: Metric):
-    self._metric = metric
-    self._children: dict[tuple[str, ...], Metric] = {}
+  def __init__(self, counter: Counter):
+    self._counter = counter
+    self._children: dict[tuple[str, ...], Counter] = {}
 
-  def labels(self, *values: str) -> Metric:
+  def labels(self, *values: str) -> Counter:
     child = self._children.get(values)
     if child is None:
       if len(self._children) >= MAX_LABEL_SETS:
         values = (OTHER, *values[1:])
-      child = self._children[values] = self._metric.labels(*values)
+      child = self._children[values] = self._counter.labels(*values)
     return child
 
 
@@ -101,19 +100,21 @@ class Monitoring:
       "Distribution of wall time spent (in microseconds) in queuing",
       ("thread_pool_name",),
       QUEUING_LATENCY_US_BUCKETS,
-    ).labels(THREAD_POOL_NAME)
+    )
     self._processed_batch_size = self._histogram(
       f"{prefix}processed_batch_size",
       "Sizes of the batches that ran, padding included.",
       ("thread_pool_name",),
       BATCH_SIZE_BUCKETS,
-    ).labels(THREAD_POOL_NAME)
+    )
     self._padding_size = self._histogram(
       f"{prefix}padding_size",
       "Rows of padding in the batches that ran.",
       ("thread_pool_name",),
       BATCH_SIZE_BUCKETS,
-    ).labels(THREAD_POOL_NAME)
+    )
+    for histogram in (self._queuing_latency, self._processed_batch_size, self._padding_size):
+      histogram.announce(THREAD_POOL_NAME)
     self._wrapped_run_count = Counter(
       f"{prefix}wrapped_run_count",
       "Total count of run calls on the wrapped session",
@@ -132,11 +133,11 @@ class Monitoring:
     """
     self._request_count.labels(model_name, status).inc()
     if status == "OK":
-      self._request_latency.labels(model_name, api, entrypoint).observe(latency_us)
+      self._request_latency.observe(latency_us, model_name, api, entrypoint)
 
   def runtime(self, model_name: str, api: str, latency_us: float) -> None:
     """Records how long one run of the session took."""
-    self._runtime_latency.labels(model_name, api, RUNTIME).observe(latency_us)
+    self._runtime_latency.observe(latency_us, model_name, api, RUNTIME)
 
   def load(self, model_path: str, status: str, latency_us: float) -> None:
     """Counts one attempt to load a version.
@@ -153,7 +154,7 @@ class Monitoring:
 
   def warmup(self, model_path: str, status: str, latency_us: float) -> None:
     """Records one replay of a version's warm-up requests; `status` is "OK" or the name of the error's code."""
-    self._warmup_latency.labels(model_path, status).observe(latency_us)
+    self._warmup_latency.observe(latency_us, model_path, status)
 
   def batch(self, size: int, padding: int, queuing_latency_us: float) -> None:
     """Records one batch that ran.
@@ -163,9 +164,9 @@ class Monitoring:
       padding: rows added to reach an allowed size.
       queuing_latency_us: how long the batch's first request waited.
     """
-    self._processed_batch_size.observe(size)
-    self._padding_size.observe(padding)
-    self._queuing_latency.observe(queuing_latency_us)
+    self._processed_batch_size.observe(size, THREAD_POOL_NAME)
+    self._padding_size.observe(padding, THREAD_POOL_NAME)
+    self._queuing_latency.observe(queuing_latency_us, THREAD_POOL_NAME)
     self._wrapped_run_count.inc()
 
   def exposition(self) -> tuple[bytes, str]:
@@ -174,10 +175,12 @@ class Monitoring:
     text = _BUCKET_LIMIT.sub(lambda limit: b"%.6g" % float(limit[0]), text)
     return text, CONTENT_TYPE_PLAIN_0_0_4
 
-  def _counter(self, name: str, documentation: str, labels: Sequence[str]) -> _Labelled[Counter]:
-    return _Labelled(Counter(name, documentation, labels, registry=self._registry))
+  def _counter(self, name: str, documentation: str, labels: Sequence[str]) -> _LabelledCounter:
+    return _LabelledCounter(Counter(name, documentation, labels, registry=self._registry))
 
   def _histogram(
-    self, name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float] = LATENCY_US_BUCKETS
-  ) -> _Labelled[Histogram]:
-    return _Labelled(Histogram(name, documentation, labels, buckets=buckets, registry=self._registry))
+    self, name: str, documentation: str, labels: Sequence[str], limits: Sequence[float] = LATENCY_US_BUCKETS
+  ) -> Histogram:
+    return Histogram(
+      name, documentation, labels, limits, self._registry, max_label_sets=MAX_LABEL_SETS, other=OTHER
+    )

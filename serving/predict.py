@@ -6,6 +6,7 @@ Source: tensorflow_serving/servables/tensorflow/predict_util.cc, tensorflow/cc/s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import grpc
 import numpy as np
@@ -40,20 +41,59 @@ def predict(
   Raises:
     RequestError: with TF Serving's code and text.
   """
-  signature_name = signature_name or DEFAULT_SIGNATURE
-  signature = session.signatures.get(signature_name)
-  if signature is None:
-    raise RequestError(
-      grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.'
-    )
+  signature = _signature(session.signatures, signature_name)
   _check_size(signature, inputs)
   feeds = _feeds(signature, inputs)
   names = _wanted(signature, output_filter)
   try:
     values = session.run(feeds, [signature.outputs[name].name for name in names], timeout_ms)
   except tf.errors.OpError as error:
-    raise RequestError(CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message) from error
+    raise request_error(error) from error
   return dict(zip(names, values, strict=True))
+
+
+class Plan(NamedTuple):
+  """What all requests for the same outputs of a signature have in common."""
+
+  names: list[str]
+  fetches: list[str]
+  feed_names: dict[str, str]
+
+  @classmethod
+  def of(
+    cls,
+    signatures: Mapping[str, meta_graph_pb2.SignatureDef],
+    signature_name: str,
+    output_filter: Sequence[str] = (),
+  ) -> Plan:
+    """Arguments and errors as of `predict`."""
+    signature = _signature(signatures, signature_name)
+    names = _wanted(signature, output_filter)
+    feed_names = {alias: info.name for alias, info in signature.inputs.items()}
+    return cls(names, [signature.outputs[name].name for name in names], feed_names)
+
+  def feeds(self, inputs: Mapping[str, Buffer]) -> dict[str, np.ndarray] | None:
+    """{tensor name: value} of a request; None if it does not give exactly the inputs, each a valid tensor."""
+    if inputs.keys() != self.feed_names.keys():
+      return None
+    try:
+      return {self.feed_names[alias]: decode_tensor(data) for alias, data in inputs.items()}
+    except ValueError:
+      return None
+
+
+def request_error(error: tf.errors.OpError) -> RequestError:
+  """What TensorFlow says of a run, for the client."""
+  return RequestError(CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)
+
+
+def _signature(
+  signatures: Mapping[str, meta_graph_pb2.SignatureDef], name: str
+) -> meta_graph_pb2.SignatureDef:
+  name = name or DEFAULT_SIGNATURE
+  if name not in signatures:
+    raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+  return signatures[name]
 
 
 def _check_size(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, Buffer]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.batching import BatchingSettings
+from serving.batching_settings import BatchingSettings
 from serving.config_files import read_batching, read_metrics_path, read_models
 from serving.errors import ServingError
 from serving.model_config import TENSORFLOW_PLATFORM

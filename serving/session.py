@@ -104,6 +104,7 @@ class SavedModelSession:
       if ":" in info.name  # "__saved_model_init_op" names an operation
     }
     self._session._extend_graph()
+    self._in_caller_thread_options = pywrap_tf_session.TF_NewBufferFromString(_IN_CALLER_THREAD)
     self._in_caller_thread = loop_free(loaded.graph_def, self._tensors) if in_caller_thread else set()
 
   def run(
@@ -121,9 +122,9 @@ class SavedModelSession:
     Raises:
       tf.errors.OpError: what the run says.
     """
-    options = None
-    if self._in_caller_thread.issuperset(fetches):
-      options = pywrap_tf_session.TF_NewBufferFromString(_IN_CALLER_THREAD)
+    options, is_shared = None, False
+    if self.runs_in_caller_thread(fetches):
+      options, is_shared = self._in_caller_thread_options, True
     elif timeout_ms:
       options = pywrap_tf_session.TF_NewBufferFromString(
         config_pb2.RunOptions(timeout_in_ms=timeout_ms).SerializeToString()
@@ -138,9 +139,13 @@ class SavedModelSession:
         None,
       )
     finally:
-      if options is not None:
+      if options is not None and not is_shared:
         pywrap_tf_session.TF_DeleteBuffer(options)
     return [_as_array(value) for value in values]
+
+  def runs_in_caller_thread(self, fetches: Sequence[str]) -> bool:
+    """Whether all ops of such a run are run by the thread that calls `run`."""
+    return self._in_caller_thread.issuperset(fetches)
 
   def _tensor(self, name: str) -> object:
     if name not in self._tensors:
@@ -150,7 +155,8 @@ class SavedModelSession:
   def close(self) -> None:
     """Frees the session and its variables. No `run` may be under way or come later."""
     _free(self._session)
-    self._session = None
+    pywrap_tf_session.TF_DeleteBuffer(self._in_caller_thread_options)
+    self._session = self._in_caller_thread_options = None
     self._tensors = {}
 
 

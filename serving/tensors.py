@@ -15,49 +15,12 @@ import ml_dtypes
 import numpy as np
 from google.protobuf import message
 
+from serving.dtypes import dtype_enum, numpy_dtype, value_field
 from serving.protos import TensorProto
 from serving.varint import Buffer, read_varint, skip_field, tagged, write_varint
 
 # No message holds more, so a larger tensor is one whose values are left out.
 MAX_TENSOR_BYTES = 2**31 - 1
-
-DT_STRING = 7
-_REF_OFFSET = 100  # from a dtype's enum to that of a reference to it
-
-# {enum of DataType: (TensorFlow's name, numpy dtype, field of TensorProto that holds its values)}
-_DTYPES = {
-  enum: (name, np.dtype(dtype), field)
-  for enum, name, dtype, field in (
-    (1, "float32", np.float32, "float_val"),
-    (2, "float64", np.float64, "double_val"),
-    (3, "int32", np.int32, "int_val"),
-    (4, "uint8", np.uint8, "int_val"),
-    (5, "int16", np.int16, "int_val"),
-    (6, "int8", np.int8, "int_val"),
-    (7, "string", object, "string_val"),
-    (8, "complex64", np.complex64, "scomplex_val"),
-    (9, "int64", np.int64, "int64_val"),
-    (10, "bool", np.bool_, "bool_val"),
-    # TensorFlow's numpy dtypes of quantized values have one field, so that they are told from plain integers.
-    (11, "qint8", [("qint8", np.int8)], "int_val"),
-    (12, "quint8", [("quint8", np.uint8)], "int_val"),
-    (13, "qint32", [("qint32", np.int32)], "int_val"),
-    (14, "bfloat16", ml_dtypes.bfloat16, "half_val"),
-    (15, "qint16", [("qint16", np.int16)], "int_val"),
-    (16, "quint16", [("quint16", np.uint16)], "int_val"),
-    (17, "uint16", np.uint16, "int_val"),
-    (18, "complex128", np.complex128, "dcomplex_val"),
-    (19, "float16", np.float16, "half_val"),
-    (22, "uint32", np.uint32, "uint32_val"),
-    (23, "uint64", np.uint64, "uint64_val"),
-    (24, "float8_e5m2", ml_dtypes.float8_e5m2, "float8_val"),
-    (25, "float8_e4m3fn", ml_dtypes.float8_e4m3fn, "float8_val"),
-    (29, "int4", ml_dtypes.int4, "int_val"),
-    (30, "uint4", ml_dtypes.uint4, "int_val"),
-  )
-}
-_ENUMS = {dtype: enum for enum, (_, dtype, _) in _DTYPES.items()}
-_NAMES = {enum: name for enum, (name, _, _) in _DTYPES.items()} | {20: "resource", 21: "variant"}
 
 # Tags of fields whose bytes are the array's own, little-endian, and of fields of packed varints, which are read and
 # written in one piece where each takes one byte: class ids, masks, flags.
@@ -67,31 +30,8 @@ _RAW_RUNS = {"float_val": 0x2A, "double_val": 0x32, "scomplex_val": 0x4A, "dcomp
 _VARINT_RUNS = {"int_val": 0x3A, "int64_val": 0x52, "bool_val": 0x5A, "half_val": 0x6A}
 _RUNS = _RAW_RUNS | _VARINT_RUNS
 _RUN_TAGS = frozenset((_CONTENT, *_RUNS.values()))
+_LARGEST_HEAD_BYTES = 256  # of those that are kept to be recognized
 _HEAD_TAGS = (0x08, 0x12, 0x18)  # dtype, tensor_shape, version_number
-
-
-def dtype_name(enum: int) -> str:
-  """TensorFlow's name of a DataType, such as "float32".
-
-  Raises:
-    ValueError: there is no such type.
-  """
-  is_reference = enum > _REF_OFFSET
-  name = _NAMES.get(enum - _REF_OFFSET if is_reference else enum)
-  if name is None:
-    raise ValueError(f"unknown dtype {enum}")
-  return f"{name}_ref" if is_reference else name
-
-
-def numpy_dtype(enum: int) -> np.dtype:
-  """The numpy dtype of a DataType; object for strings.
-
-  Raises:
-    ValueError: there is no such type, or no tensor of it can be sent.
-  """
-  if enum not in _DTYPES:
-    raise ValueError(f"dtype {dtype_name(enum)} cannot be sent as a tensor")
-  return _DTYPES[enum][1]
 
 
 def encode_tensor(array: np.ndarray) -> bytes:
@@ -104,8 +44,8 @@ def encode_tensor(array: np.ndarray) -> bytes:
     ValueError: the dtype has no TensorProto field.
   """
   array = _in_native_order(array)
-  enum = _enum(array.dtype)
-  field = _DTYPES[enum][2]
+  enum = dtype_enum(array.dtype)
+  field = value_field(enum)
   head = _head(enum, array.shape)
   if not array.size:
     return head
@@ -128,7 +68,7 @@ def encode_tensor_content(array: np.ndarray) -> bytes:
   if array.dtype.kind == "O":
     return encode_tensor(array)
   array = _in_native_order(array)
-  head = _head(_enum(array.dtype), array.shape)
+  head = _head(dtype_enum(array.dtype), array.shape)
   return head + tagged(_CONTENT, array.tobytes()) if array.size else head
 
 
@@ -142,31 +82,42 @@ def decode_tensor(data: Buffer) -> np.ndarray:
   """
   data = memoryview(data)
   head, tag, run = _split_run(data)
+  if run is None or len(head) > _LARGEST_HEAD_BYTES:
+    return _from_message(_parse(data))
+  dtype, field, shape = _parsed_head(bytes(head))
+  if not _is_plain(run, tag, dtype, field):
+    return _from_message(_parse(data))
+  size = _size(shape, dtype)
+  if tag == _CONTENT:
+    return _from_content(run, dtype, size).reshape(shape)
+  return _filled(_from_run(run, dtype, field), size, dtype).reshape(shape)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed_head(head: bytes) -> tuple[np.dtype, str, tuple[int, ...]]:
+  """(dtype, field of the values, shape) of what stands before a tensor's values: much the same in all requests."""
   proto = _parse(head)
-  dtype = numpy_dtype(proto.dtype)
-  field = _DTYPES[proto.dtype][2]
-  if run is None or not _is_plain(run, tag, dtype, field):
-    proto, run = _parse(data), None
-  shape = _known_shape(proto)
+  return numpy_dtype(proto.dtype), value_field(proto.dtype), _known_shape(proto)
+
+
+def _from_message(proto: TensorProto) -> np.ndarray:
+  """The array of a TensorProto whose values may stand in it in any way."""
+  dtype, field, shape = numpy_dtype(proto.dtype), value_field(proto.dtype), _known_shape(proto)
+  size = _size(shape, dtype)
+  if len(proto.tensor_content):
+    return _from_content(proto.tensor_content, dtype, size).reshape(shape)
+  return _filled(_from_field(getattr(proto, field), dtype, field), size, dtype).reshape(shape)
+
+
+def _size(shape: tuple[int, ...], dtype: np.dtype) -> int:
   size = math.prod(shape)
   if size * dtype.itemsize > MAX_TENSOR_BYTES:
     raise ValueError(f"a tensor of shape {shape} is larger than any message")
-  content = run if tag == _CONTENT and run is not None else proto.tensor_content
-  if len(content):
-    return _from_content(content, dtype, size).reshape(shape)
-  values = _from_field(getattr(proto, field), dtype, field) if run is None else _from_run(run, dtype, field)
-  return _filled(values, size, dtype).reshape(shape)
+  return size
 
 
 def _in_native_order(array: np.ndarray) -> np.ndarray:
   return array.astype(array.dtype.newbyteorder("=")) if array.dtype.byteorder == ">" else array
-
-
-def _enum(dtype: np.dtype) -> int:
-  enum = _ENUMS.get(dtype)
-  if enum is None:
-    raise ValueError(f"dtype {dtype} cannot be sent as a tensor")
-  return enum
 
 
 @functools.lru_cache(maxsize=1024)

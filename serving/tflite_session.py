@@ -89,6 +89,10 @@ class TfliteSession:
       while True:
         self._free.get_nowait()
 
+  def runs_in_caller_thread(self, fetches: Sequence[str]) -> bool:
+    """No: how long a run takes cannot be told from a TFLite file, which may hold loops."""
+    return False
+
   @contextlib.contextmanager
   def _interpreter(self, timeout_ms: int) -> Iterator[_Interpreter]:
     try:

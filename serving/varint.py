@@ -12,13 +12,18 @@ Buffer = Union[bytes, memoryview]
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 
 
+_BYTES = [bytes((value,)) for value in range(256)]
+
+
 def tagged(tag: int, payload: Buffer) -> bytes:
   """A length-delimited field with a tag of one byte."""
-  return bytes((tag,)) + write_varint(len(payload)) + payload
+  return _BYTES[tag] + write_varint(len(payload)) + payload
 
 
 def write_varint(value: int) -> bytes:
   """A number that is not negative, as a varint."""
+  if value <= 0x7F:
+    return _BYTES[value]
   out = bytearray()
   while value > 0x7F:
     out.append(value & 0x7F | 0x80)

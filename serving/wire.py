@@ -9,6 +9,7 @@ Source: https://protobuf.dev/programming-guides/encoding, tensorflow_serving/api
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -27,7 +28,10 @@ _KEY, _VALUE = _FIELD_1, _FIELD_2  # of a map's entry
 
 
 class PredictCall(NamedTuple):
-  """A Predict request. The inputs are serialized TensorProtos; `model_spec` is None where none was sent."""
+  """A Predict request. The inputs are serialized TensorProtos; `model_spec` is None where none was sent.
+
+  Requests may share their `model_spec`.
+  """
 
   model_spec: ModelSpec | None
   inputs: Mapping[str, Buffer]
@@ -96,8 +100,14 @@ def write_predict_response(answer: PredictAnswer, as_content: bool = False) -> b
 
 def _model_spec(parts: list[memoryview]) -> ModelSpec:
   """A ModelSpec from each time that the field was sent: joined, they are what the last one changes of the first."""
+  return _parsed_spec(b"".join(parts))
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed_spec(data: bytes) -> ModelSpec:
+  """One object for all requests that name the same model, not to be changed."""
   try:
-    return ModelSpec.FromString(b"".join(parts))
+    return ModelSpec.FromString(data)
   except message.DecodeError as error:
     raise ValueError("not a ModelSpec") from error
 
@@ -128,6 +138,9 @@ def _map_entry(entry: memoryview) -> tuple[str, Buffer]:
 
 
 def _map_entries(tag: int, entries: Mapping[str, Buffer]) -> list[bytes]:
-  return [
-    tagged(tag, tagged(_KEY, key.encode("utf-8")) + tagged(_VALUE, value)) for key, value in entries.items()
-  ]
+  return [tagged(tag, _key(name) + tagged(_VALUE, value)) for name, value in entries.items()]
+
+
+@functools.lru_cache(maxsize=1024)
+def _key(name: str) -> bytes:
+  return tagged(_KEY, name.encode("utf-8"))

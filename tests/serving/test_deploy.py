@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from serving.batching import BatchingSettings
+from serving.batching_settings import BatchingSettings
 from serving.config_files import model_configs, read_batching, read_metrics_path, read_models
 from serving.model_config import TENSORFLOW_PLATFORM
 from serving.options import ServerOptions, parse_flags

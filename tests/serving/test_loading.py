@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.batching import BatchingSession, BatchingSettings
+from serving.batching import BatchingSession
+from serving.batching_settings import BatchingSettings
 from serving.errors import RequestError, ServingError
 from serving.loading import LoadSettings, find_tflite, load_warmed_up
 from serving.monitoring import Monitoring

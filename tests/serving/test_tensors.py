@@ -7,7 +7,8 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.python.framework import dtypes
 
-from serving.tensors import decode_tensor, dtype_name, encode_tensor, encode_tensor_content
+from serving.dtypes import dtype_name
+from serving.tensors import decode_tensor, encode_tensor, encode_tensor_content
 
 ARRAYS = [
   np.array([[1.5, -2.25, np.inf], [0.0, -0.0, 1e-38]], np.float32),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.batching import BatchingSession, BatchingSettings
+from serving.batching import BatchingSession
+from serving.batching_settings import BatchingSettings
 from serving.errors import RequestError
 from serving.predict import predict
 from serving.tensors import encode_tensor

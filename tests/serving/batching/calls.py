@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 
-from serving.batching import BatchingSession, BatchingSettings
+from serving.batching import BatchingSession
+from serving.batching_settings import BatchingSettings
 from serving.monitoring import Monitoring
 
 GATE = 1000.0  # A row with this value waits until the gate is opened.

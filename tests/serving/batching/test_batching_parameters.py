@@ -6,7 +6,7 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.batching import BatchingSettings
+from serving.batching_settings import BatchingSettings
 from serving.errors import RequestError, ServingError
 from serving.protos import BatchingParameters
 from tests.serving.batching.calls import GATE, WAIT_S, rows
