@@ -27,7 +27,7 @@ from tfx.utils import path_utils
 
 from components.input import split_files
 from components.progress import report_progress
-from serving.session import SavedModelSession
+from serving.sessions.session import SavedModelSession
 
 EMBEDDING = "embedding"
 

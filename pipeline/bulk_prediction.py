@@ -18,7 +18,7 @@ from components.task import Task, find_task
 from pipeline.graph import beam_arguments
 from pipeline.prediction import ServingError, list_inputs, make_folder, to_answer
 from serving.export import DEFAULT_SIGNATURE
-from serving.session import SavedModelSession
+from serving.sessions.session import SavedModelSession
 
 # Sizes that Beam chooses depend on how quick the machine was.
 _BATCH_SIZE = 8

@@ -52,9 +52,9 @@ def answer_requests(export_dir: str, requests: Sequence[tuple[str, Inputs]]) -> 
 
 
 def _load_session(export_dir: str) -> Callable[[str, Inputs], Outputs]:
-  from serving.predict import predict
-  from serving.session import SavedModelSession
-  from serving.tensors import encode_tensor
+  from serving.messages.tensors import encode_tensor
+  from serving.methods.predict import predict
+  from serving.sessions.session import SavedModelSession
 
   session = SavedModelSession(export_dir)
 
@@ -67,7 +67,7 @@ def _load_session(export_dir: str) -> Callable[[str, Inputs], Outputs]:
 def _load_functions(export_dir: str) -> Callable[[str, Inputs], Outputs]:
   import tensorflow as tf
 
-  from serving.session import register_ops
+  from serving.sessions.session import register_ops
 
   register_ops()
   loaded = tf.saved_model.load(export_dir)

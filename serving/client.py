@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 
-from serving import protos
 from serving.client_inputs import Tensors, as_tensor, example_batches, joined, split
 from serving.connection import Connection, TlsFiles
-from serving.dtypes import dtype_name
 from serving.errors import CallError, ServingError
-from serving.tensors import encode_tensor_content
-from serving.wire import PredictCall, read_predict_response, write_predict_request
+from serving.messages import protos
+from serving.messages.dtypes import dtype_name
+from serving.messages.tensors import encode_tensor_content
+from serving.messages.wire import PredictCall, read_predict_response, write_predict_request
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _GET_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"

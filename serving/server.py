@@ -134,21 +134,21 @@ class ModelServer:
     return self._manager.statuses()
 
   def configure(self, config: Any) -> None:
-    """Serves the models of another ModelServerConfig; see `serving.api.ModelApi.configure`."""
+    """Serves the models of another ModelServerConfig; see `serving.methods.api.ModelApi.configure`."""
     self._api.configure(config)
 
   def _assemble(self) -> Callable[[], None]:
     """Puts all but the ports together; returns what takes these."""
-    from serving.monitoring import Monitoring
     from serving.server_parts import loader_of, metrics_path_of, models_of
+    from serving.telemetry.monitoring import Monitoring
 
     options, monitoring = self.options, Monitoring()
     config, metrics_path = models_of(options, self._models), metrics_path_of(options)
     load = loader_of(options, monitoring)
-    from serving.api import ModelApi
-    from serving.grpc_listener import GrpcListener
-    from serving.manager import ModelManager
-    from serving.request_log import RequestLog
+    from serving.methods.api import ModelApi
+    from serving.models.manager import ModelManager
+    from serving.rpc.grpc_listener import GrpcListener
+    from serving.telemetry.request_log import RequestLog
 
     self._request_log = RequestLog()
     self._manager = ModelManager(
@@ -178,7 +178,7 @@ class ModelServer:
     return listen
 
   def _start_rest(self, monitoring: Any, metrics_path: str | None) -> Any:
-    from serving.rest import RestServer
+    from serving.rest.rest_server import RestServer
 
     rest = RestServer(
       self._api,

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.batching_settings import BatchingSettings
-from serving.config_files import read_batching, read_metrics_path, read_models
 from serving.errors import ServingError
-from serving.model_config import TENSORFLOW_PLATFORM
-from serving.monitoring import PROMETHEUS_PATH
+from serving.messages.protos import BatchingParameters
+from serving.models.config_files import read_batching, read_metrics_path, read_models
+from serving.models.model_config import TENSORFLOW_PLATFORM
 from serving.options import ServerOptions
-from serving.protos import BatchingParameters
+from serving.sessions.batching_settings import BatchingSettings
+from serving.telemetry.monitoring import PROMETHEUS_PATH
 
 if TYPE_CHECKING:
-  from serving.monitoring import Monitoring
+  from serving.telemetry.monitoring import Monitoring
 
 # A version's own parameters for batching, which --enable_per_model_batching_parameters looks for.
 VERSION_BATCHING_FILE = "batching_params.pbtxt"
@@ -62,7 +62,7 @@ def loader_of(options: ServerOptions, monitoring: Monitoring) -> Callable[[str],
   """
   batching = {"batching": _batching(options.batching_parameters_file)} if options.enable_batching else {}
   # TensorFlow comes with it, which takes seconds: after all that may be wrong.
-  from serving.loading import LoadSettings, load_warmed_up
+  from serving.models.loading import LoadSettings, load_warmed_up
 
   intra_op_threads, inter_op_threads = options.session_threads
   settings = LoadSettings(

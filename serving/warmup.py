@@ -16,9 +16,9 @@ from google.protobuf import message
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving.errors import RequestError, invalid_argument
-from serving.inference import Session, classify, multi_inference, regress
-from serving.predict import predict
-from serving.tensors import decode_tensor, encode_tensor
+from serving.messages.tensors import decode_tensor, encode_tensor
+from serving.methods.inference import Session, classify, multi_inference, regress
+from serving.methods.predict import predict
 
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MAX_WARMUP_REQUESTS = 1000
@@ -81,7 +81,7 @@ def replay(session: Session, export_dir: str, iterations: int = 1, *, check_meth
   Args:
     session: the loaded export.
     iterations: how often each request is answered.
-    check_method_name: as in `serving.inference.classify`.
+    check_method_name: as in `serving.methods.inference.classify`.
 
   Returns:
     How many records there are; 0 where the export has no warm-up file.

@@ -82,7 +82,7 @@ def test_served_answers_equal_in_process_ones(finished):
   from serving.client import PredictClient
   from serving.options import ServerOptions
   from serving.server import ModelServer
-  from serving.session import register_ops
+  from serving.sessions.session import register_ops
 
   task, folder, summary = finished
   serialized, features = _raw_rows(task, folder, 5)
@@ -162,7 +162,7 @@ def test_texts_are_embedded_in_bulk(finished, tmp_path):
   from components.config import BeamConfig
   from components.text_embedder import Executor, TextEmbedder
   from pipeline.graph import beam_arguments
-  from serving.session import register_ops
+  from serving.sessions.session import register_ops
 
   task, folder, _ = finished
   register_ops()

@@ -11,9 +11,9 @@ import time
 import grpc
 import numpy as np
 
-from serving.protos import ModelSpec
-from serving.tensors import decode_tensor
-from serving.wire import PredictAnswer, PredictCall, read_predict_request, write_predict_response
+from serving.messages.protos import ModelSpec
+from serving.messages.tensors import decode_tensor
+from serving.messages.wire import PredictAnswer, PredictCall, read_predict_request, write_predict_response
 
 OURS = """
 import sys

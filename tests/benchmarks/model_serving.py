@@ -32,9 +32,9 @@ def export(directory: str) -> dict:
   import tensorflow as tf
 
   from serving.export import export_saved_model
-  from serving.protos import ModelSpec
-  from serving.tensors import encode_tensor
-  from serving.wire import PredictCall, write_predict_request
+  from serving.messages.protos import ModelSpec
+  from serving.messages.tensors import encode_tensor
+  from serving.messages.wire import PredictCall, write_predict_request
 
   layers = [keras.Input((32, 32, 3))]
   for filters in (16, 32):
@@ -105,10 +105,10 @@ def calls(address: str, directory: str) -> dict:
   without_keras()
   import tensorflow as tf
 
-  from serving.predict import predict
-  from serving.session import SavedModelSession
-  from serving.tensors import decode_tensor
-  from serving.wire import PredictAnswer, read_predict_request, write_predict_response
+  from serving.messages.tensors import decode_tensor
+  from serving.messages.wire import PredictAnswer, read_predict_request, write_predict_response
+  from serving.methods.predict import predict
+  from serving.sessions.session import SavedModelSession
 
   session = SavedModelSession(f"{directory}/cnn/1", intra_op_threads=1)
   function = tf.saved_model.load(f"{directory}/cnn/1").signatures["serving_default"]

@@ -20,7 +20,7 @@ def score(model_dir: str, text: str) -> dict[str, float]:
 
   import numpy as np
 
-  from serving.session import SavedModelSession
+  from serving.sessions.session import SavedModelSession
 
   open_file = gzip.open if text.endswith(".gz") else open
   with open_file(text, "rb") as file:

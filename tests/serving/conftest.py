@@ -125,10 +125,10 @@ def affine_server(exports, tmp_path_factory):
 @pytest.fixture(scope="session")
 def rest_manager(exports, tmp_path_factory):
   """Versions 1 and 2 of "affine", labelled, and a model that takes examples."""
-  from serving.loading import LoadSettings, load_warmed_up
-  from serving.manager import ModelManager
-  from serving.model_config import ModelConfig
-  from serving.version_folders import VersionPolicy
+  from serving.models.loading import LoadSettings, load_warmed_up
+  from serving.models.manager import ModelManager
+  from serving.models.model_config import ModelConfig
+  from serving.models.version_folders import VersionPolicy
   from tests.serving import example_export
 
   folder = tmp_path_factory.mktemp("models")
@@ -152,10 +152,10 @@ def rest_manager(exports, tmp_path_factory):
 @pytest.fixture(scope="session")
 def start_rest(rest_manager):
   """(**arguments of RestServer) -> a context with (server, client, api)."""
-  from serving.api import ModelApi
-  from serving.monitoring import PROMETHEUS_PATH, Monitoring
-  from serving.request_log import RequestLog
-  from serving.rest import RestServer
+  from serving.methods.api import ModelApi
+  from serving.rest.rest_server import RestServer
+  from serving.telemetry.monitoring import PROMETHEUS_PATH, Monitoring
+  from serving.telemetry.request_log import RequestLog
 
   @contextlib.contextmanager
   def running(**arguments):

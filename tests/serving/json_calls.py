@@ -5,7 +5,7 @@ import json
 import numpy as np
 from tensorflow.core.framework import types_pb2
 
-from serving.rest_json import read_predict_inputs
+from serving.rest.rest_json import read_predict_inputs
 
 INT32, FLOAT, DOUBLE, STRING = (
   types_pb2.DataType.Value(f"DT_{n}") for n in ("INT32", "FLOAT", "DOUBLE", "STRING")

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from serving.client import PredictClient
 from serving.errors import CallError, ServingError
-from serving.tensors import decode_tensor
+from serving.messages.tensors import decode_tensor
 
 FEATURES = np.array([[1.0, 2.0, 3.0], [0.0, -1.0, 0.5]], np.float32)
 

@@ -12,10 +12,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from serving.batching_settings import BatchingSettings
-from serving.config_files import model_configs, read_batching, read_metrics_path, read_models
-from serving.model_config import TENSORFLOW_PLATFORM
+from serving.models.config_files import model_configs, read_batching, read_metrics_path, read_models
+from serving.models.model_config import TENSORFLOW_PLATFORM
 from serving.options import ServerOptions, parse_flags
+from serving.sessions.batching_settings import BatchingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "serving" / "deploy"

@@ -9,9 +9,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.errors import RequestError
-from serving.loading import load_warmed_up
-from serving.session import SavedModelSession
-from serving.tensors import encode_tensor
+from serving.messages.tensors import encode_tensor
+from serving.models.loading import load_warmed_up
+from serving.sessions.session import SavedModelSession
 from serving.warmup import read_warmup_requests, replay, write_warmup_requests
 from tests.serving import example_export
 from tests.serving.example_export import CLASSIFY, REGRESS, example

@@ -1,0 +1,1 @@
+"""Messages between bytes on the wire and arrays, without TensorFlow."""

@@ -1,0 +1,1 @@
+"""What the services' methods answer, however a question arrives."""

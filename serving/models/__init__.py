@@ -1,0 +1,1 @@
+"""Which versions of which models are served: configuration, watching, loading, swapping."""

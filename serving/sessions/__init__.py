@@ -1,0 +1,1 @@
+"""Running a loaded model: TensorFlow and TFLite sessions, and batching in front of them."""
