@@ -45,7 +45,7 @@ PREDICTION_SERVICE = prediction_service_pb2.DESCRIPTOR.services_by_name["Predict
 MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 PREDICT_METHOD = f"/{PREDICTION_SERVICE}/Predict"
 # Such a request is decoded in no time, whatever it holds.
-LARGEST_AT_ONCE_BYTES = 1 << 18
+LARGEST_AT_ONCE_BYTES = 1 << 16
 _LONGEST_RUN_S = 86_400 * 365
 # The names under which TF Serving registers its health; "" is the server as a whole.
 HEALTH_SERVICES = ("", "PredictionService", "ModelService")
