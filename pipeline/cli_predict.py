@@ -58,6 +58,14 @@ def predict(
   batch_size: Annotated[
     int, typer.Option("--batch_size", min=1, help="Inputs sent to the server at once.")
   ] = 8,
+  tls: Annotated[bool, typer.Option("--tls", help="Encrypt; the system's authorities are trusted.")] = False,
+  tls_ca: Annotated[
+    str | None, typer.Option("--tls_ca", metavar="PEM", help="Encrypt; these authorities are trusted.")
+  ] = None,
+  tls_cert: Annotated[
+    str | None, typer.Option("--tls_cert", metavar="PEM", help="For a server that asks for a certificate.")
+  ] = None,
+  tls_key: Annotated[str | None, typer.Option("--tls_key", metavar="PEM", help="Its key.")] = None,
   timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")] = 30,
   as_json: Json = False,
   debug: Debug = False,
@@ -68,6 +76,7 @@ def predict(
   if not inputs and not file:
     raise UserError("nothing to ask about: give INPUT... or --file F")
   from pipeline.prediction import Generation, ServingError, SummaryFile, predict_inputs, read_lines
+  from serving.connection import TlsFiles
 
   failed = False
   generation = Generation(max_length, temperature, top_k, top_p, seed) if generate else None
@@ -84,7 +93,8 @@ def predict(
       answers = predict_in_bulk(task, asked, folder, num_workers, save)
     else:
       name = model_name or task.name
-      answers = predict_inputs(task, asked, server, name, timeout_s, save, generation, batch_size)
+      files = TlsFiles(tls_ca, tls_cert, tls_key) if tls or tls_ca or tls_cert or tls_key else None
+      answers = predict_inputs(task, asked, server, name, timeout_s, save, generation, batch_size, files)
     summary = SummaryFile(task, save)
     for answer in answers:
       failed |= "error" in answer

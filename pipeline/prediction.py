@@ -14,6 +14,7 @@ import numpy as np
 from components.example_gen.folder import FolderSource
 from components.task import Task
 from serving.client import PredictClient, ServingError
+from serving.connection import TlsFiles
 
 __all__ = ["Generation", "ServingError", "SummaryFile", "predict_inputs", "read_lines"]
 
@@ -83,6 +84,7 @@ def predict_inputs(
   save_dir: str | None = None,
   generation: Generation | None = None,
   batch_size: int = 8,
+  tls: TlsFiles | None = None,
 ) -> Iterator[dict[str, Any]]:
   """One answer an input, in order: {"input", "outputs"} or {"input", "error"}.
 
@@ -97,6 +99,7 @@ def predict_inputs(
     save_dir: directory for rendered pictures or texts; None: none are made.
     generation: how text that goes on from each input is generated; None: it is not.
     batch_size: inputs in one request at most.
+    tls: for an encrypted connection.
 
   Raises:
     ServingError: the server does not answer, or refuses for a reason that lies in no input, `save_dir` cannot be made,
@@ -109,7 +112,7 @@ def predict_inputs(
     make_folder(save_dir)
   # Read, and not answered yet: (number of the input, what is sent, or why it cannot be).
   waiting: collections.deque[tuple[int, dict[str, Any] | ValueError]] = collections.deque()
-  with PredictClient(server, timeout_s) as client:
+  with PredictClient(server, timeout_s, tls=tls) as client:
     for outputs in client.predict_many(model_name, _encoded(task, inputs, waiting), batch_size):
       yield from _unreadable(inputs, waiting)
       number, features = waiting.popleft()
@@ -161,8 +164,16 @@ def to_answer(
     features: of the request, without the batch.
     outputs: {output name: numpy array} of the answer, without the batch.
     save_dir: a folder for files; None: none are written.
+
+  Raises:
+    ServingError: the outputs are not those of the task's models.
   """
-  answer = {"input": text, "outputs": task.decode_output(outputs)}
+  try:
+    answer = {"input": text, "outputs": task.decode_output(outputs)}
+  except KeyError as error:
+    raise ServingError(
+      f"the model has no output {error}, only {', '.join(sorted(outputs))}: it is none of {task.name}'s"
+    ) from error
   if save_dir:
     stem = pathlib.Path(text).stem if task.raw_features.keys() != {"text"} else "text"
     path = pathlib.Path(save_dir) / f"{number:04d}_{stem[:60]}"

@@ -16,7 +16,7 @@ from google.protobuf import message
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving.errors import RequestError, invalid_argument
-from serving.messages.tensors import decode_tensor, encode_tensor
+from serving.messages.tensors import encode_tensor
 from serving.methods.inference import Session, classify, multi_inference, regress
 from serving.methods.predict import predict
 
@@ -52,27 +52,6 @@ def write_warmup_requests(export_dir: str, model_name: str, requests: Sequence[R
       writer.write(_prediction_log(model_name, signature_name, inputs).SerializeToString())
   os.replace(partial, path)
   return path
-
-
-def read_warmup_requests(export_dir: str) -> list[tuple[str, dict[str, np.ndarray]]]:
-  """The Predict requests that an export is warmed up with; none where it has no warm-up file.
-
-  Returns:
-    (signature name, {input name: array}) of each.
-
-  Raises:
-    RequestError: the file cannot be read or holds more than 1000 records.
-  """
-  requests = [
-    log.predict_log.request for log in _read_logs(export_dir) if log.WhichOneof("log_type") == "predict_log"
-  ]
-  return [
-    (
-      request.model_spec.signature_name,
-      {name: decode_tensor(tensor.SerializeToString()) for name, tensor in request.inputs.items()},
-    )
-    for request in requests
-  ]
 
 
 def replay(session: Session, export_dir: str, iterations: int = 1, *, check_method_name: bool = False) -> int:

@@ -60,15 +60,6 @@ _SERVING = {
     "4 string version_label",
     "3 string signature_name",
   ),
-  "PredictRequest": (
-    "1 tensorflow.serving.ModelSpec model_spec",
-    "2 map tensorflow.TensorProto inputs",
-    "3 repeated string output_filter",
-  ),
-  "PredictResponse": (
-    "1 map tensorflow.TensorProto outputs",
-    "2 tensorflow.serving.ModelSpec model_spec",
-  ),
   "StatusProto": ("1 int32 error_code", "2 string error_message"),
   "GetModelStatusRequest": ("1 tensorflow.serving.ModelSpec model_spec",),
   "GetModelStatusResponse": ("1 repeated tensorflow.serving.ModelVersionStatus model_version_status",),
@@ -179,8 +170,6 @@ TensorProto = _CLASSES["TensorProto"]
 TensorInfo = _CLASSES["TensorInfo"]
 SignatureDef = _CLASSES["SignatureDef"]
 ModelSpec = _CLASSES["ModelSpec"]
-PredictRequest = _CLASSES["PredictRequest"]
-PredictResponse = _CLASSES["PredictResponse"]
 StatusProto = _CLASSES["StatusProto"]
 GetModelStatusRequest = _CLASSES["GetModelStatusRequest"]
 GetModelStatusResponse = _CLASSES["GetModelStatusResponse"]

@@ -16,7 +16,7 @@ from components.compression_steps import check_recipe, student_config
 from components.compressor import Compressor, Executor
 from components.input import eval_dataset, load_outputs, split_files
 from pipeline.tasks.image_classification import TASK
-from serving.warmup import read_warmup_requests
+from tests.serving.warmup_requests import read_warmup_requests
 from trainers.compression.quantization import TFLiteRunner
 
 _SPEC = importlib.util.spec_from_file_location(

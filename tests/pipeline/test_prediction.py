@@ -151,6 +151,12 @@ def test_a_server_that_is_not_there(pictures):
     )
 
 
+def test_a_model_of_another_task(server, pictures):
+  task = dataclasses.replace(TASK, decode_output=lambda outputs: {"boxes": outputs["boxes"]})
+  with pytest.raises(ServingError, match="no output 'boxes', only classes, label, .*none of image_class"):
+    list(predict_inputs(task, [str(pictures / "white.png")], server.address, "brightness", 20))
+
+
 def test_a_folder_that_cannot_be_made(server, pictures, tmp_path):
   (tmp_path / "taken").touch()
   with pytest.raises(ServingError, match="taken: cannot make this folder .File exists.$"):

@@ -1,20 +1,15 @@
 """Attempts, deadlines and encryption, against servers that are there, come and go, or say that they are busy."""
 
 import concurrent.futures
-import datetime
-import ipaddress
 import socket
 import time
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from serving.connection import Connection, TlsFiles
 from serving.errors import CallError, ServingError
+from tests.certificates import write_certificates
 
 METHOD = "/deepline.Test/Answer"
 
@@ -136,31 +131,7 @@ def test_a_server_that_is_not_there():
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory):
-  """PEM files: an authority "ca" and one nobody knows, "other"; "server" and "client", certified by the first."""
-  folder = tmp_path_factory.mktemp("pem")
-  keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("ca", "other", "server", "client")}
-  for name, key in keys.items():
-    issuer = name if name in ("ca", "other") else "ca"
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-      x509.CertificateBuilder()
-      .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-      .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-      .public_key(key.public_key())
-      .serial_number(x509.random_serial_number())
-      .not_valid_before(now - datetime.timedelta(hours=1))
-      .not_valid_after(now + datetime.timedelta(hours=1))
-      .add_extension(x509.BasicConstraints(ca=issuer == name, path_length=None), critical=True)
-      .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-      .sign(keys[issuer], hashes.SHA256())
-    )
-    (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / f"{name}.key").write_bytes(
-      key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-      )
-    )
-  return folder
+  return write_certificates(tmp_path_factory.mktemp("pem"))
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from serving.errors import RequestError
 from serving.messages.tensors import encode_tensor
 from serving.models.loading import load_warmed_up
 from serving.sessions.session import SavedModelSession
-from serving.warmup import read_warmup_requests, replay, write_warmup_requests
+from serving.warmup import replay, write_warmup_requests
 from tests.serving import example_export
 from tests.serving.example_export import CLASSIFY, REGRESS, example
+from tests.serving.warmup_requests import read_warmup_requests
 
 FEATURES = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
 EXAMPLES = np.array([b"\n\x00"], object)

@@ -11,7 +11,6 @@ from tensorflow_serving.apis import (
   get_model_metadata_pb2,
   get_model_status_pb2,
   model_pb2,
-  predict_pb2,
   status_pb2,
 )
 
@@ -23,8 +22,6 @@ OFFICIAL = [
   meta_graph_pb2.TensorInfo,
   meta_graph_pb2.SignatureDef,
   model_pb2.ModelSpec,
-  predict_pb2.PredictRequest,
-  predict_pb2.PredictResponse,
   status_pb2.StatusProto,
   get_model_status_pb2.GetModelStatusRequest,
   get_model_status_pb2.GetModelStatusResponse,

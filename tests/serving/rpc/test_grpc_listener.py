@@ -1,14 +1,9 @@
 """The gRPC side: TLS, channel arguments, health, content."""
 
-import datetime
-
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf import text_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
@@ -18,37 +13,10 @@ from tensorflow_serving.apis import (
 
 from serving.messages import protos
 from serving.rpc.grpc_listener import channel_arguments
+from tests.certificates import write_certificates
 from tests.serving.servers import running
 
 FEATURES = np.array([[1.0, 2.0, 3.0]], np.float32)
-
-
-def certificate(name, issuer=None, is_ca=False):
-  """(key, certificate) for localhost, signed by `issuer` or by itself."""
-  key = ec.generate_private_key(ec.SECP256R1())
-  subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-  now = datetime.datetime.now(datetime.timezone.utc)
-  made = (
-    x509.CertificateBuilder()
-    .subject_name(subject)
-    .issuer_name(issuer[1].subject if issuer else subject)
-    .public_key(key.public_key())
-    .serial_number(x509.random_serial_number())
-    .not_valid_before(now - datetime.timedelta(days=1))
-    .not_valid_after(now + datetime.timedelta(days=1))
-    .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-    .sign(issuer[0] if issuer else key, hashes.SHA256())
-  )
-  return key, made
-
-
-def pem(item):
-  if isinstance(item, x509.Certificate):
-    return item.public_bytes(serialization.Encoding.PEM)
-  return item.private_bytes(
-    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-  )
 
 
 def ask(channel):
@@ -61,37 +29,39 @@ def ask(channel):
     return stub.Predict(request, timeout=20).model_spec.version.value
 
 
-def ask_with_tls(server, **credentials):
-  options = [("grpc.ssl_target_name_override", "localhost")]
-  return ask(grpc.secure_channel(server.address, grpc.ssl_channel_credentials(**credentials), options))
+def ask_with_tls(server, folder, ca, client=None):
+  """The version that answers a client who trusts `ca` and shows the certificate of `client`."""
+  read = {
+    "root_certificates": (folder / f"{ca}.crt").read_bytes(),
+    "private_key": client and (folder / f"{client}.key").read_bytes(),
+    "certificate_chain": client and (folder / f"{client}.crt").read_bytes(),
+  }
+  return ask(grpc.secure_channel(server.address, grpc.ssl_channel_credentials(**read)))
 
 
 def test_tls_with_and_without_client_certificates(tmp_path, push):
-  push(tmp_path, 1)
-  authority = certificate("authority", is_ca=True)
-  key, cert = certificate("server", authority)
-  client_key, client_cert = certificate("client", authority)
-  config = protos.SSLConfig(server_key=pem(key).decode(), server_cert=pem(cert).decode())
-  root = {"root_certificates": pem(authority[1])}
-  known = {"private_key": pem(client_key), "certificate_chain": pem(client_cert)}
-  strange_key, strange_cert = certificate("stranger")
-  strange = {"private_key": pem(strange_key), "certificate_chain": pem(strange_cert)}
+  base_path, folder = tmp_path / "models", write_certificates(tmp_path)
+  base_path.mkdir()
+  push(base_path, 1)
+  config = protos.SSLConfig(
+    server_key=(folder / "server.key").read_text(), server_cert=(folder / "server.crt").read_text()
+  )
   file = tmp_path / "ssl.config"
   file.write_text(text_format.MessageToString(config))
-  with running(tmp_path, ssl_config_file=str(file)) as (server, _):
+  with running(base_path, ssl_config_file=str(file)) as (server, _):
     assert server.wait_until_available(120)
-    assert ask_with_tls(server, **root) == 1
+    assert ask_with_tls(server, folder, "ca") == 1
     with pytest.raises(grpc.RpcError) as caught:
       ask(grpc.insecure_channel(server.address))
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-  config.client_verify, config.custom_ca = True, pem(authority[1]).decode()
+  config.client_verify, config.custom_ca = True, (folder / "ca.crt").read_text()
   file.write_text(text_format.MessageToString(config))
-  with running(tmp_path, ssl_config_file=str(file)) as (server, _):
+  with running(base_path, ssl_config_file=str(file)) as (server, _):
     assert server.wait_until_available(120)
-    assert ask_with_tls(server, **root, **known) == 1
-    for credentials in (root, {**root, **strange}):
+    assert ask_with_tls(server, folder, "ca", "client") == 1
+    for client in (None, "other"):
       with pytest.raises(grpc.RpcError) as caught:
-        ask_with_tls(server, **credentials)
+        ask_with_tls(server, folder, "ca", client)
       assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 

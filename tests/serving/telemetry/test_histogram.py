@@ -13,7 +13,13 @@ LIMITS = [1, 2.5, 100]
 
 def made(registry, max_label_sets=10):
   return Histogram(
-    "latency", "Of a call.", ("model", "api"), LIMITS, registry, max_label_sets=max_label_sets, other="(other)"
+    "latency",
+    "Of a call.",
+    ("model", "api"),
+    LIMITS,
+    registry,
+    max_label_sets=max_label_sets,
+    other="(other)",
   )
 
 

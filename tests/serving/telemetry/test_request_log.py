@@ -19,8 +19,9 @@ from serving.messages.tensors import encode_tensor
 from serving.messages.wire import PredictAnswer, read_predict_request
 from serving.sessions.session import SavedModelSession
 from serving.telemetry.request_log import LogSettings, RequestLog, predict_log
-from serving.warmup import read_warmup_requests, replay
+from serving.warmup import replay
 from tests.serving import example_export
+from tests.serving.warmup_requests import read_warmup_requests
 
 FEATURES = np.array([[1.0, 2.0, 3.0]], np.float32)
 
@@ -227,9 +228,8 @@ def test_logged_predict_requests_warm_up_an_export(request_log, exports, logits_
   (path,) = files_of(tmp_path)
   (log,) = logs_of(path)
   assert log.predict_log.request == request
-  np.testing.assert_array_equal(
-    tf.make_ndarray(log.predict_log.response.outputs["logits"]), logits_of(FEATURES)
-  )
+  logits = tf.make_ndarray(log.predict_log.response.outputs["logits"])
+  np.testing.assert_array_equal(logits, logits_of(FEATURES))
   export = shutil.copytree(exports[1], tmp_path / "1")
   (export / "assets.extra").mkdir(exist_ok=True)
   shutil.copy(path, export / "assets.extra" / "tf_serving_warmup_requests")
