@@ -11,6 +11,7 @@ There is no public way to this: it uses grpc's inner module `cygrpc`, for which 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -19,6 +20,8 @@ from typing import Any
 
 import grpc
 from grpc._cython import cygrpc
+
+LOG = logging.getLogger(__name__)
 
 # Calls that the core may accept before this thread has looked at the first of them.
 _CALLS_AHEAD = 16
@@ -45,14 +48,14 @@ class UnaryCall:
     is_cancelled: the client does not wait for an answer any more.
   """
 
-  __slots__ = ("message", "is_cancelled", "_call", "_deadline_s", "_arrived")
+  __slots__ = ("message", "is_cancelled", "_call", "_deadline_s", "_owner")
 
-  def __init__(self, event: Any, arrived: list[UnaryCall]):
+  def __init__(self, event: Any, owner: CallQueue):
     self.message = b""
     self.is_cancelled = False
     self._call = event.call
     self._deadline_s = event.call_details.deadline
-    self._arrived = arrived
+    self._owner = owner
     self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._on_close)
     self._call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._on_message)
 
@@ -80,13 +83,16 @@ class UnaryCall:
   def _end(self, code: grpc.StatusCode, details: str, *operations: Any) -> None:
     status = cygrpc.SendStatusFromServerOperation(None, code.value[0], details.encode(), _NO_FLAGS)
     head = cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS)
-    self._call.start_server_batch((status, head, *operations), _ignore)
+    with self._owner.sending:
+      # A handler may be longer at work than the server waits for it; gRPC would end the process.
+      if not self._owner.is_closed:
+        self._call.start_server_batch((status, head, *operations), _ignore)
 
   def _on_message(self, event: Any) -> None:
     message = event.batch_operations[0].message()
     if message is not None:
       self.message = message
-      self._arrived.append(self)
+      self._owner.arrived.append(self)
     elif not self.is_cancelled:
       self.refuse(grpc.StatusCode.UNIMPLEMENTED, "The method requires exactly one request message.")
 
@@ -100,6 +106,10 @@ class CallQueue:
   Args:
     server: what grpc.server gives.
     method: "/package.Service/Method".
+
+  Attributes:
+    arrived, sending, is_closed: for its calls alone: those with a message, a lock that they hold to be ended, whether
+      it is too late for that.
   """
 
   def __init__(self, server: grpc.Server, method: str):
@@ -108,15 +118,18 @@ class CallQueue:
     self._queue = cygrpc.CompletionQueue()
     self._core.register_completion_queue(self._queue)
     self._core.register_method(method)
-    self._arrived: list[UnaryCall] = []
+    self.arrived: list[UnaryCall] = []
+    self.sending = threading.Lock()
+    self.is_closed = False
     self._may_stay_awake = len(os.sched_getaffinity(0)) > 1
+    self._awake_until_s = 0.0
     self._thread: threading.Thread | None = None
 
   def start(self, answer: Callable[[Sequence[UnaryCall]], bool]) -> None:
     """Begins, as soon as the server is started.
 
     Args:
-      answer: answers calls, or has other threads do so; must not raise. True: the next may well come at once.
+      answer: answers calls, or has other threads do so. True: the next may well come at once.
     """
     for _ in range(_CALLS_AHEAD):
       self._accept()
@@ -124,29 +137,36 @@ class CallQueue:
     self._thread.start()
 
   def close(self) -> None:
-    """Ends the thread. The server must have ended all calls before."""
-    self._queue.shutdown()
+    """Ends the thread. The server must have ended all calls before; handlers may still be at work."""
+    with self.sending:
+      self.is_closed = True
+      self._queue.shutdown()
     if self._thread is not None:
       self._thread.join()
 
   def _serve(self, answer: Callable[[Sequence[UnaryCall]], bool]) -> None:
-    awake_until_s = 0.0
     while True:
-      is_awake = self._arrived or time.monotonic() < awake_until_s
+      is_awake = self.arrived or time.monotonic() < self._awake_until_s
       event = self._queue.poll(_AT_ONCE_S if is_awake else None)
       if event.completion_type == cygrpc.CompletionType.queue_shutdown:
         return
-      is_idle = event.completion_type == cygrpc.CompletionType.queue_timeout
-      if not is_idle:
-        event.tag(event)
+      try:
+        self._take(event, answer)
+      except Exception:
+        # Whatever it was, the calls to come are to be answered.
+        LOG.exception("%s: a call was lost", self._method)
       # A call is not to be kept in memory by this frame.
       event = None
-      if self._arrived and (is_idle or len(self._arrived) >= LARGEST_GROUP):
-        calls = self._arrived[:]
-        self._arrived.clear()
-        if answer(calls) and self._may_stay_awake:
-          awake_until_s = time.monotonic() + AWAKE_S
-        del calls
+
+  def _take(self, event: Any, answer: Callable[[Sequence[UnaryCall]], bool]) -> None:
+    is_idle = event.completion_type == cygrpc.CompletionType.queue_timeout
+    if not is_idle:
+      event.tag(event)
+    if self.arrived and (is_idle or len(self.arrived) >= LARGEST_GROUP):
+      calls = self.arrived[:]
+      self.arrived.clear()
+      if answer(calls) and self._may_stay_awake:
+        self._awake_until_s = time.monotonic() + AWAKE_S
 
   def _accept(self) -> None:
     try:
@@ -157,7 +177,7 @@ class CallQueue:
   def _on_call(self, event: Any) -> None:
     if event.success:
       self._accept()
-      UnaryCall(event, self._arrived)
+      UnaryCall(event, self)
 
 
 def _ignore(event: Any) -> None:

@@ -163,6 +163,34 @@ def test_a_stopping_server_answers_what_it_has_begun_and_refuses_the_rest():
   assert one.groups == [1]
 
 
+def test_a_handler_that_outlives_the_server_does_no_harm():
+  calls = []
+  with served(calls.append) as one, asked(one.address) as method:
+    future = method.future(b"x", timeout=60)
+    wait_for(lambda: calls)
+    one.server.stop(0.1).wait()
+    assert future.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+    one.queue.close()
+    # gRPC itself would abort the process here.
+    calls[0].answer(b"too late")
+    with pytest.raises(CallEnded):
+      calls[0].abort(grpc.StatusCode.INTERNAL, "too late")
+
+
+def test_calls_that_are_lost_take_no_others_with_them(caplog):
+  def answer(call):
+    if call.message == b"fault":
+      raise OSError("a fault")
+    echo(call)
+
+  with served(answer) as one, asked(one.address) as method:
+    with pytest.raises(grpc.RpcError) as caught:
+      method(b"fault", timeout=0.5)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert method(b"ab", timeout=60) == b"ba"
+  assert "a call was lost" in caplog.text and "OSError: a fault" in caplog.text
+
+
 def test_a_queue_is_closed_where_the_server_never_answered():
   with served(echo) as one:
     pass
