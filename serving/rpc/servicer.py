@@ -138,16 +138,20 @@ class PredictCalls:
   def _answer_at_once(
     self, call: UnaryCall, request: PredictCall | None, outcome: PredictAnswer | Exception, began_s: float
   ) -> None:
-    status = "OK"
+    status, response, refusal = "OK", b"", None
     try:
       if isinstance(outcome, Exception):
         raise outcome
-      call.answer(self._write(outcome))
+      response = self._write(outcome)
     except Exception as error:
-      status = status_name(error)
-      call.refuse(*_refusal(error))
+      status, refusal = status_name(error), _refusal(error)
     name = _model_name(request) if request is not None else ""
+    # Before the answer: who has it may look at the metrics.
     self._monitoring.request(name, PREDICT, ENTRYPOINT, status, (time.perf_counter() - began_s) * 1e6)
+    if refusal is None:
+      call.answer(response)
+    else:
+      call.refuse(*refusal)
 
   def _answer_in_thread(self, call: UnaryCall) -> None:
     if not call.is_cancelled:
