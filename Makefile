@@ -22,8 +22,11 @@ $(STAMP): $(UV) pyproject.toml uv.lock .python-version
 run: setup  ## image classification on the sample, end to end
 	.venv/bin/deepline run image_classification
 
+# One worker more than there are processors: tests wait for servers and other processes that they start.
+WORKERS := $(shell n=$$(nproc); echo $$(( n < 4 ? n + 1 : 5 )))
+
 test: setup  ## all tests
-	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## ruff's checks
 	.venv/bin/ruff check .

@@ -102,9 +102,11 @@ class PredictCalls:
     began_s = time.perf_counter()
     small = []
     for call in calls:
+      if call.is_cancelled:
+        continue
       if len(call.message) <= LARGEST_AT_ONCE_BYTES:
         small.append(call)
-      elif not call.is_cancelled:
+      else:
         self._threads.submit(self._answer_in_thread, call)
     requests, outcomes = self._outcomes(small)
     for call, request, outcome in zip(small, requests, outcomes, strict=True):
