@@ -24,6 +24,8 @@ from serving.messages.varint import LENGTH_DELIMITED, Buffer, read_varint, skip_
 _FIELD_1, _FIELD_2, _FIELD_3 = (number << 3 | LENGTH_DELIMITED for number in (1, 2, 3))
 _REQUEST_SPEC, _REQUEST_INPUTS, _REQUEST_FILTER = _FIELD_1, _FIELD_2, _FIELD_3
 _RESPONSE_OUTPUTS, _RESPONSE_SPEC = _FIELD_1, _FIELD_2
+# Clients choose what stands in a spec: no one is to fill the memory with specs that are kept.
+_LARGEST_SHARED_SPEC_BYTES = 1024
 _KEY, _VALUE = _FIELD_1, _FIELD_2  # of a map's entry
 
 
@@ -99,17 +101,22 @@ def write_predict_response(answer: PredictAnswer, as_content: bool = False) -> b
 
 
 def _model_spec(parts: list[memoryview]) -> ModelSpec:
-  """A ModelSpec from each time that the field was sent: joined, they are what the last one changes of the first."""
-  return _parsed_spec(b"".join(parts))
+  """A ModelSpec from each time that the field was sent: joined, they are what the last one changes of the first.
+
+  Requests that name the same model get the same object, which is not to be changed.
+  """
+  data = b"".join(parts)
+  return _shared_spec(data) if len(data) <= _LARGEST_SHARED_SPEC_BYTES else _parsed_spec(data)
 
 
-@functools.lru_cache(maxsize=1024)
 def _parsed_spec(data: bytes) -> ModelSpec:
-  """One object for all requests that name the same model, not to be changed."""
   try:
     return ModelSpec.FromString(data)
   except message.DecodeError as error:
     raise ValueError("not a ModelSpec") from error
+
+
+_shared_spec = functools.lru_cache(maxsize=1024)(_parsed_spec)
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:

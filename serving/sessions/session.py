@@ -122,25 +122,30 @@ class SavedModelSession:
     Raises:
       tf.errors.OpError: what the run says.
     """
-    options, is_shared = None, False
     if self.runs_in_caller_thread(fetches):
-      options, is_shared = self._in_caller_thread_options, True
-    elif timeout_ms:
-      options = pywrap_tf_session.TF_NewBufferFromString(
-        config_pb2.RunOptions(timeout_in_ms=timeout_ms).SerializeToString()
-      )
+      return self._run(feeds, fetches, self._in_caller_thread_options)
+    if not timeout_ms:
+      return self._run(feeds, fetches, None)
+    options = pywrap_tf_session.TF_NewBufferFromString(
+      config_pb2.RunOptions(timeout_in_ms=timeout_ms).SerializeToString()
+    )
     try:
-      values = pywrap_tf_session.TF_SessionRun_wrapper(
-        self._session._session,
-        options,
-        {self._tensor(name): value for name, value in feeds.items()},
-        [self._tensor(name) for name in fetches],
-        [],
-        None,
-      )
+      return self._run(feeds, fetches, options)
     finally:
-      if options is not None and not is_shared:
-        pywrap_tf_session.TF_DeleteBuffer(options)
+      pywrap_tf_session.TF_DeleteBuffer(options)
+
+  def _run(
+    self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], options: object
+  ) -> list[np.ndarray]:
+    """As `run`, with a TF_Buffer of serialized RunOptions, or None."""
+    values = pywrap_tf_session.TF_SessionRun_wrapper(
+      self._session._session,
+      options,
+      {self._tensor(name): value for name, value in feeds.items()},
+      [self._tensor(name) for name in fetches],
+      [],
+      None,
+    )
     return [_as_array(value) for value in values]
 
   def runs_in_caller_thread(self, fetches: Sequence[str]) -> bool:

@@ -103,3 +103,15 @@ def test_unknown_fields_are_passed_over():
 def test_bytes_that_are_no_request(data):
   with pytest.raises(ValueError):
     read_predict_request(data)
+
+
+def test_specs_are_shared_unless_they_are_long():
+  def read(name):
+    call = PredictCall(ModelSpec(name=name), {}, [])
+    return [read_predict_request(write_predict_request(call)).model_spec for _ in range(2)]
+
+  first, second = read("m")
+  assert first is second and first.name == "m"
+  # Kept ones would fill the memory.
+  first, second = read("m" * 2000)
+  assert first == second and first is not second
